@@ -1,0 +1,57 @@
+"""Spectra a model is trained with: the geometric ladder, another base, and fewer turning pairs."""
+
+from __future__ import annotations
+
+from whatwhere.spectra.frequencies import Frequencies, ladder
+from whatwhere.spectra.options import AtLeastOne, Base, Positive
+from whatwhere.spectra.table import Options, spectrum
+
+
+@spectrum(cite="rope")
+def geometric(dim: int, horizon: int, *, base: Base = 10000.0) -> Frequencies:
+    """The frequencies of RoPE as published: a geometric ladder from 1 down to almost 1/base.
+
+    theta_i = base^(-2i/dim), i = 0 .. dim/2 - 1, in radians per token. Code Llama trains with
+    base=1e6, Llama 3 with 5e5.
+    Where others go wrong: with partial rotation, dim is the number of *rotated* features (the
+    exponent of `proportional` is another one); and the table belongs in float32 or better, outside
+    every buffer that a model-wide cast can reach.
+    Source: Su et al., RoFormer, arXiv 2104.09864, eq. 15.
+    """
+    return Frequencies(ladder(dim, base))
+
+
+@spectrum(cite="abf")
+def abf(
+    dim: int, horizon: int, *, multiplier: AtLeastOne = 50.0, base: Base = 10000.0
+) -> Frequencies:
+    """RoPE ABF, "adjusted base frequency": the base times a constant, then trained further.
+
+    theta_i = (multiplier · base)^(-2i/dim), radians per token; the default takes 1e4 to 5e5.
+    Where others go wrong: it counts as a method of its own, but at dim 128 a multiplier of 50 is
+    `ntk` with factor 47.04, and as a function it is `ntk_base`; what differs is the training.
+    Source: Xiong et al., arXiv 2309.16039, section 2.2.
+    """
+    return Frequencies(ladder(dim, multiplier * base))
+
+
+def _at_most_one(options: Options) -> str | None:
+    if options["fraction"] > 1:
+        return f"fraction must be at most 1, got {options['fraction']!r}"
+    return None
+
+
+@spectrum(cite="p_rope", check=_at_most_one)
+def proportional(
+    dim: int, horizon: int, *, fraction: Positive = 0.25, base: Base = 10000.0
+) -> Frequencies:
+    """p-RoPE: the fastest share of the pairs turns as in RoPE, the slow rest stands still.
+
+    theta_i = base^(-2i/dim) for i < k = floor(fraction · dim / 2), else 0; radians per token.
+    Where others go wrong: this is not partial rotary. The exponent is over the *whole* dim, and
+    the pairs are those of the whole head (i with i + dim/2), not of a slice; ports of Gemma 4 mixed
+    the two up. Hugging Face's optional division by `factor` is left out: it is interpolation.
+    Source: Barbero et al., arXiv 2410.06205, section 6; Hugging Face's rope_type "proportional".
+    """
+    kept = int(fraction * dim // 2)
+    return Frequencies(ladder(dim, base)[:kept] + (0.0,) * (dim // 2 - kept))
