@@ -1,0 +1,40 @@
+"""Runs before any test imports whatwhere: shapes and types are checked in tests, and only there."""
+
+from collections.abc import Iterator
+
+import jaxtyping
+import pytest
+import torch
+
+# Not kernels (Triton reads its functions' source) nor cli (typer reads their signatures).
+CHECKED = (
+    "positions",
+    "phases",
+    "maps",
+    "spectra",
+    "regions",
+    "rule",
+    "cache",
+    "attention",
+    "encodings",
+    "nn",
+    "hf",
+    "tasks",
+    "study",
+    "extend",
+)
+jaxtyping.install_import_hook([f"whatwhere.{name}" for name in CHECKED], "beartype.beartype")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep torch to one thread: pytest-xdist's processes share the cores."""
+    del config
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Switch the checks off: for bad input (our own error must answer) and for torch.compile."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
