@@ -72,9 +72,16 @@ def imports(tree: ast.Module, inside: Path) -> Iterator[tuple[ast.stmt | ast.exp
             near = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*near, *([node.module] if node.module else [])])
             yield from ((node, f"{base}.{alias.name}") for alias in node.names)
-        elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
-            if ast.unparse(node.func).endswith(("import_module", "__import__")):
-                yield node, str(node.args[0].value)
+        elif isinstance(node, ast.Call) and (name := imported_by_call(node)):
+            yield node, name
+
+
+def imported_by_call(call: ast.Call) -> str | None:
+    """The name in importlib.import_module("name") or __import__("name"), else None."""
+    if not ast.unparse(call.func).endswith(("import_module", "__import__")):
+        return None
+    name = call.args[0] if call.args else None
+    return str(name.value) if isinstance(name, ast.Constant) else None
 
 
 def fault(inside: Path, target: str, lazy: bool) -> str | None:
