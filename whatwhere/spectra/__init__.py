@@ -32,7 +32,7 @@ from whatwhere.spectra.ntk import (
     qwen_dynamic,
 )
 from whatwhere.spectra.parts import by_parts, llama3, yarn
-from whatwhere.spectra.plain import abf, geometric, proportional
+from whatwhere.spectra.plain import abf, geometric
 from whatwhere.spectra.scaled import length_scaled, linear
 from whatwhere.spectra.searched import longrope
 from whatwhere.spectra.table import TABLE, Family, Spectrum, make, spectrum
@@ -57,7 +57,6 @@ __all__ = [
     "ntk_base",
     "ntk_fixed",
     "ntk_mixed",
-    "proportional",
     "qwen_dynamic",
     "spectrum",
     "yarn",

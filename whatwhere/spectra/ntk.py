@@ -54,7 +54,7 @@ def ntk(
     return _ntk_ladder(dim, base, scale(factor, train_length, horizon))
 
 
-@spectrum(cite="su_beta_base")
+@spectrum(cite="su9675")
 def ntk_base(
     dim: int,
     horizon: int,
@@ -71,7 +71,7 @@ def ntk_base(
     return Frequencies(ladder(dim, base * scale(factor, train_length, horizon)))
 
 
-@spectrum(cite="su_beta_radix")
+@spectrum(cite="su9706")
 def ntk_fixed(
     dim: int,
     horizon: int,
@@ -91,7 +91,7 @@ def ntk_fixed(
     return Frequencies(tuple(theta * s ** (-2 * m / dim) for m, theta in pairs))
 
 
-@spectrum(cite="su_beta_radix")
+@spectrum(cite="su9706")
 def ntk_mixed(
     dim: int,
     horizon: int,

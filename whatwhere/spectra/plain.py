@@ -1,10 +1,10 @@
-"""Spectra a model is trained with: the geometric ladder, another base, and fewer turning pairs."""
+"""Spectra that a model is trained with: the geometric ladder, and one with a larger base."""
 
 from __future__ import annotations
 
 from whatwhere.spectra.frequencies import Frequencies, ladder
-from whatwhere.spectra.options import AtLeastOne, Base, Positive
-from whatwhere.spectra.table import Options, spectrum
+from whatwhere.spectra.options import AtLeastOne, Base
+from whatwhere.spectra.table import spectrum
 
 
 @spectrum(cite="rope")
@@ -14,7 +14,7 @@ def geometric(dim: int, horizon: int, *, base: Base = 10000.0) -> Frequencies:
     theta_i = base^(-2i/dim), i = 0 .. dim/2 - 1, in radians per token. Code Llama trains with
     base=1e6, Llama 3 with 5e5.
     Where others go wrong: with partial rotation, dim is the number of *rotated* features (the
-    exponent of `proportional` is another one); and the table belongs in float32 or better, outside
+    exponent of p-RoPE runs over the whole head instead); and the table belongs in float32 or better, outside
     every buffer that a model-wide cast can reach.
     Source: Su et al., RoFormer, arXiv 2104.09864, eq. 15.
     """
@@ -33,25 +33,3 @@ def abf(
     Source: Xiong et al., arXiv 2309.16039, section 2.2.
     """
     return Frequencies(ladder(dim, multiplier * base))
-
-
-def _at_most_one(options: Options) -> str | None:
-    if options["fraction"] > 1:
-        return f"fraction must be at most 1, got {options['fraction']!r}"
-    return None
-
-
-@spectrum(cite="p_rope", check=_at_most_one)
-def proportional(
-    dim: int, horizon: int, *, fraction: Positive = 0.25, base: Base = 10000.0
-) -> Frequencies:
-    """p-RoPE: the fastest share of the pairs turns as in RoPE, the slow rest stands still.
-
-    theta_i = base^(-2i/dim) for i < k = floor(fraction · dim / 2), else 0; radians per token.
-    Where others go wrong: this is not partial rotary. The exponent is over the *whole* dim, and
-    the pairs are those of the whole head (i with i + dim/2), not of a slice; ports of Gemma 4 mixed
-    the two up. Hugging Face's optional division by `factor` is left out: it is interpolation.
-    Source: Barbero et al., arXiv 2410.06205, section 6; Hugging Face's rope_type "proportional".
-    """
-    kept = int(fraction * dim // 2)
-    return Frequencies(ladder(dim, base)[:kept] + (0.0,) * (dim // 2 - kept))
