@@ -33,6 +33,7 @@ from whatwhere.spectra.ntk import (
 )
 from whatwhere.spectra.parts import by_parts, llama3, yarn
 from whatwhere.spectra.plain import abf, geometric
+from whatwhere.spectra.proportional import proportional
 from whatwhere.spectra.scaled import length_scaled, linear
 from whatwhere.spectra.searched import longrope
 from whatwhere.spectra.table import TABLE, Family, Spectrum, make, spectrum
@@ -57,6 +58,7 @@ __all__ = [
     "ntk_base",
     "ntk_fixed",
     "ntk_mixed",
+    "proportional",
     "qwen_dynamic",
     "spectrum",
     "yarn",

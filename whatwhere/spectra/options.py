@@ -18,7 +18,7 @@ Check = Callable[[Any], Any]
 
 
 def number(
-    low: float, *, open_end: bool = False, words: tuple[str, ...] = (), none: bool = False
+    low: float | int, *, open_end: bool = False, words: tuple[str, ...] = (), none: bool = False
 ) -> Check:
     """A finite number from `low` up (above it if `open_end`), or one of `words`, or None."""
     bound = f"above {low:g}" if open_end else f"of at least {low:g}"
@@ -67,7 +67,7 @@ def choice(*allowed: Any) -> Check:
 
 def per_frequency(*, none: bool = False) -> Check:
     """A sequence of positive finite numbers, one per frequency; lists become tuples."""
-    positive = number(0, open_end=True)
+    positive = number(0.0, open_end=True)
 
     def check(value: Any) -> tuple[float, ...] | None:
         if none and value is None:
@@ -82,15 +82,15 @@ def per_frequency(*, none: bool = False) -> Check:
     return check
 
 
-Base = Annotated[float, number(1, open_end=True)]
+Base = Annotated[float, number(1.0, open_end=True)]
 """b in theta_i = b^(-2i/d). At b = 1 all frequencies are equal, below it they grow: refused."""
 
-Factor = Annotated[float | Literal["dynamic"] | None, number(1, words=("dynamic",), none=True)]
+Factor = Annotated[float | Literal["dynamic"] | None, number(1.0, words=("dynamic",), none=True)]
 """s, how much longer than trained. None: horizon / train_length. "dynamic": max(1, that)."""
 
-AtLeastOne = Annotated[float, number(1)]
-Positive = Annotated[float, number(0, open_end=True)]
-PositiveOrNone = Annotated[float | None, number(0, open_end=True, none=True)]
+AtLeastOne = Annotated[float, number(1.0)]
+Positive = Annotated[float, number(0.0, open_end=True)]
+PositiveOrNone = Annotated[float | None, number(0.0, open_end=True, none=True)]
 Tokens = Annotated[int, whole(1)]
 """A length in tokens, such as train_length: the length the model was *trained* at, not its
 extended one (`max_position_embeddings` means either, depending on the checkpoint)."""
@@ -100,7 +100,9 @@ Flag = Annotated[bool, choice(True, False)]
 Ramp = Annotated[Literal["code", "paper"], choice("code", "paper")]
 Factors = Annotated[Sequence[float], per_frequency()]
 FactorsOrNone = Annotated[Sequence[float] | None, per_frequency(none=True)]
-Attention = Annotated[float | Literal["su", "yarn"], number(0, open_end=True, words=("su", "yarn"))]
+Attention = Annotated[
+    float | Literal["su", "yarn"], number(0.0, open_end=True, words=("su", "yarn"))
+]
 
 
 def scale(factor: float | str | None, train_length: int | None, horizon: int) -> float:

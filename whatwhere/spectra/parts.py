@@ -31,8 +31,8 @@ def ramp_ends(
         for turns in (beta, alpha)
     )
     if truncate:
-        low, high = math.floor(low), math.ceil(high)
-    clamped = max(low, 0), min(high, dim - 1)
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    clamped = max(low, 0.0), min(high, dim - 1.0)
     # Released code clamps to dim - 1, though the pairs run to dim/2 - 1 only: the ramp may end
     # beyond the last pair. Where both ends fall off one side (a training length of six tokens),
     # clamping would swap them and turn the ramp around: then leave them.

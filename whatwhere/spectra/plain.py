@@ -13,9 +13,9 @@ def geometric(dim: int, horizon: int, *, base: Base = 10000.0) -> Frequencies:
 
     theta_i = base^(-2i/dim), i = 0 .. dim/2 - 1, in radians per token. Code Llama trains with
     base=1e6, Llama 3 with 5e5.
-    Where others go wrong: with partial rotation, dim is the number of *rotated* features (the
-    exponent of p-RoPE runs over the whole head instead); and the table belongs in float32 or better, outside
-    every buffer that a model-wide cast can reach.
+    Where others go wrong: with partial rotation, dim is the number of *rotated* features (in
+    p-RoPE that of the whole head); and the table belongs in float32 or better, outside every buffer
+    that a model-wide cast can reach.
     Source: Su et al., RoFormer, arXiv 2104.09864, eq. 15.
     """
     return Frequencies(ladder(dim, base))

@@ -1,0 +1,183 @@
+"""torch's FlexAttention: biases, masks and regions inside the kernel, compiled on a GPU.
+
+A rule with several terms runs once per term, each over its own region, and the partial results are
+merged by their log-sum-exp with one common maximum (gradients flow through the merge; ChunkLlama
+detaches its weights and loses part of them, encodings.md §18).
+On a CPU torch offers the forward pass only, and no auto choice is made for it.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from whatwhere.attention.backend import Call
+from whatwhere.attention.where import Where
+from whatwhere.maps import Map
+from whatwhere.regions import EVERYWHERE, Region
+from whatwhere.rule import ScoreRule
+
+__all__ = ["Flex"]
+
+
+class Flex:
+    """One call of flex_attention per term."""
+
+    name = "flex"
+
+    def why_not(self, rule: ScoreRule, call: Call) -> str | None:
+        """A sentence for pairwise scores, biases that are no arithmetic on one pair, dropout, …"""
+        if rule.pairwise is not None:
+            return rule.pairwise.reason
+        for bias in rule.biases:
+            if not bias.pointwise:
+                return (
+                    f"{type(bias).__name__} sums over features or runs an MLP for each pair, and "
+                    "FlexAttention's score_mod computes one number from one pair"
+                )
+        if call.dropout > 0:
+            return f"FlexAttention has no dropout, and dropout is {call.dropout}"
+        if call.device.type == "cpu":
+            learned = [b for b in rule.biases if any(t.requires_grad for t in _tensors(b))]
+            if call.needs_grad or (torch.is_grad_enabled() and learned):
+                return "on a CPU, FlexAttention computes no gradients"
+            if not call.named:
+                return "on a CPU, FlexAttention is slower than the dense reference: ask by name"
+            if call.q.dtype == torch.float64:
+                return "FlexAttention computes in float32 at most, and q is float64"
+        elif call.device.type != "cuda":
+            return f"FlexAttention has no kernels for device type {call.device.type!r}"
+        elif call.q.dtype == torch.float64:
+            return "FlexAttention has no float64 kernels on a GPU"
+        return None
+
+    def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
+        """Attention output, in q's dtype."""
+        where = call.where
+        v = rule.value(call.v, where.k_pos)
+        temperature = rule.temperature(where.q_pos)
+        parts = [
+            _one_term(rule, term.query, term.key, term.region, call, v, temperature)
+            for term in rule.terms
+        ]
+        if len(parts) == 1:
+            out = parts[0][0]
+        else:
+            out = _merge(parts).to(call.q.dtype)
+        return rule.output(out, where.q_pos)
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    return [item for item in vars(value).values() if isinstance(item, Tensor)]
+
+
+def _one_term(
+    rule: ScoreRule,
+    query: Map,
+    key: Map,
+    region: Region,
+    call: Call,
+    v: Tensor,
+    temperature: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    where = call.where
+    q = query(call.q, where.q_pos)
+    if temperature is not None:
+        q = (q * temperature[:, None, :, None]).to(call.q.dtype)
+    on_gpu = call.device.type == "cuda"
+    attention = _compiled() if on_gpu else _eager()
+    out, lse = attention(
+        q.contiguous(),
+        key(call.k, where.k_pos).contiguous(),
+        v.contiguous(),
+        score_mod=_score_mod(rule, where) if rule.biases else None,
+        block_mask=_block_mask(where, region, call),
+        scale=call.scale,
+        enable_gqa=call.q.shape[1] != call.k.shape[1],
+        return_lse=True,
+    )
+    return out, lse
+
+
+def _merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Outputs of disjoint regions, weighted by exp(lse) over one common maximum."""
+    lse = torch.stack([part[1] for part in parts]).float()
+    top = lse.amax(dim=0).detach()
+    top = torch.where(top.isfinite(), top, 0.0)
+    weights = (lse - top).exp()
+    weights = weights / weights.sum(dim=0).clamp(min=torch.finfo(torch.float32).tiny)
+    outputs = torch.stack([part[0] for part in parts]).float()
+    # A term without a visible key in a row gives lse -inf: its weight is 0, not 0 · NaN.
+    outputs = torch.where(weights[..., None] > 0, outputs, 0.0)
+    return (weights[..., None] * outputs).sum(dim=0)
+
+
+def _row(tensor: Tensor, b: Tensor) -> Tensor:
+    """Index of the row of a (1 or batch, n) tensor for batch element b."""
+    return b if tensor.shape[0] > 1 else torch.zeros_like(b)
+
+
+def _score_mod(rule: ScoreRule, where: Where) -> Callable[..., Tensor]:
+    q_pos, k_pos, biases = where.q_pos, where.k_pos, rule.biases
+
+    def add_biases(score: Tensor, b: Tensor, h: Tensor, qi: Tensor, ki: Tensor) -> Tensor:
+        i, j = q_pos[_row(q_pos, b), qi], k_pos[_row(k_pos, b), ki]
+        for bias in biases:
+            score = score + bias(h, i, j)
+        return score
+
+    return add_biases
+
+
+def _block_mask(where: Where, region: Region, call: Call) -> Any:
+    """The visible pairs inside a region as blocks; made once per call and region."""
+    if where.everything and region == EVERYWHERE:
+        return None
+    if region not in where.derived:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        where.derived[region] = create_block_mask(
+            _mask_mod(where, region),
+            B=where.batch if where.batch > 1 else None,
+            H=None,
+            Q_LEN=where.queries,
+            KV_LEN=where.keys,
+            device=call.device,
+            _compile=call.device.type == "cuda",
+        )
+    return where.derived[region]
+
+
+def _mask_mod(where: Where, region: Region) -> Callable[..., Tensor]:
+    q_pos, k_pos = where.q_pos, where.k_pos
+    q_documents, k_documents, k_valid = where.q_documents, where.k_documents, where.k_valid
+
+    def visible(b: Tensor, h: Tensor, qi: Tensor, ki: Tensor) -> Tensor:
+        i, j = q_pos[_row(q_pos, b), qi], k_pos[_row(k_pos, b), ki]
+        seen = where.seen(i, j) & region.contains(i, j)
+        if q_documents is not None:
+            same = q_documents[_row(q_documents, b), qi] == k_documents[_row(k_documents, b), ki]
+            seen = seen & same
+        if k_valid is not None:
+            seen = seen & k_valid[_row(k_valid, b), ki]
+        return seen
+
+    return visible
+
+
+def _eager() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return flex_attention
+
+
+@functools.cache
+def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)

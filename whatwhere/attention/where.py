@@ -1,0 +1,138 @@
+"""Who stands where, and who may see whom: everything about a call that is not a vector.
+
+Made once per forward pass and shared by all layers; masks derived from it are computed on first
+use and kept with it, so no layer pays twice and nothing outlives the call.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+__all__ = ["Where"]
+
+_INTEGERS = (torch.int64, torch.int32)
+
+
+@dataclass(eq=False)
+class Where:
+    """Positions of queries and keys, and the pairs that are visible.
+
+    A pair (i, j) of positions is visible if all of these hold:
+      causal:          j <= i
+      window w:        i - j < w, and j - i < w as well (w positions, the query's own included)
+      documents:       q_documents == k_documents
+      k_valid:         the key is no padding
+    Shapes: (n,) or (batch, n); kept as (1 or batch, n). Positions default to 0, 1, …, which is
+    allowed only where queries and keys are equally many: with a cache there is no right default
+    ("top-left" and "bottom-right" masks are both someone's bug).
+    Raises TypeError or ValueError that name the argument and what would be right.
+    """
+
+    queries: int
+    keys: int
+    q_pos: Any = None
+    k_pos: Any = None
+    causal: bool = True
+    window: int | None = None
+    q_documents: Any = None
+    k_documents: Any = None
+    k_valid: Any = None
+    device: torch.device | str | None = None
+    contiguous: bool = field(init=False)
+    derived: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.queries < 1 or self.keys < 1:
+            raise ValueError(
+                f"{self.queries} queries and {self.keys} keys: attention needs at least one of each"
+            )
+        if self.window is not None and self.window < 1:
+            raise ValueError(f"window is {self.window}; it counts the query itself, so at least 1")
+        self.contiguous = self.q_pos is None and self.k_pos is None
+        if self.contiguous and self.queries != self.keys:
+            raise ValueError(
+                f"q_pos and k_pos are missing with {self.queries} queries and {self.keys} keys; "
+                "only equally many can default to 0, 1, …: pass both"
+            )
+        if (self.q_documents is None) != (self.k_documents is None):
+            raise ValueError("pass q_documents and k_documents together, or neither")
+        self.q_pos = self._integers("q_pos", self.q_pos, self.queries)
+        self.k_pos = self._integers("k_pos", self.k_pos, self.keys)
+        if self.q_documents is not None:
+            self.q_documents = self._integers("q_documents", self.q_documents, self.queries)
+            self.k_documents = self._integers("k_documents", self.k_documents, self.keys)
+        if self.k_valid is not None:
+            if self.k_valid.dtype != torch.bool:
+                raise TypeError(f"k_valid has dtype {self.k_valid.dtype}; give bool, True = real")
+            self.k_valid = self._shaped("k_valid", self.k_valid, self.keys)
+
+    @property
+    def plain_causal(self) -> bool:
+        """Whether the visible pairs are exactly the lower triangle of a square."""
+        return self.contiguous and self.causal and self._unrestricted
+
+    @property
+    def everything(self) -> bool:
+        """Whether every pair is visible, known without reading a tensor."""
+        return not self.causal and self._unrestricted
+
+    @property
+    def _unrestricted(self) -> bool:
+        return self.window is None and self.q_documents is None and self.k_valid is None
+
+    @property
+    def batch(self) -> int:
+        """Batch size of the positions and masks: 1 where all rows share them."""
+        tensors = (self.q_pos, self.k_pos, self.q_documents, self.k_documents, self.k_valid)
+        return max(tensor.shape[0] for tensor in tensors if tensor is not None)
+
+    def visible(self) -> Bool[Tensor, "#b nq nk"]:
+        """The visible pairs, dense; computed once."""
+        if "visible" not in self.derived:
+            i, j = self.q_pos[:, :, None], self.k_pos[:, None, :]
+            seen = self.seen(i, j)
+            if self.q_documents is not None:
+                seen = seen & (self.q_documents[:, :, None] == self.k_documents[:, None, :])
+            if self.k_valid is not None:
+                seen = seen & self.k_valid[:, None, :]
+            self.derived["visible"] = seen
+        return self.derived["visible"]
+
+    def seen(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Bool[Tensor, "..."]:
+        """The part of visibility that positions alone decide: causality and window."""
+        seen = j <= i if self.causal else (j == j) & (i == i)
+        if self.window is not None:
+            seen = seen & (i - j < self.window) & (j - i < self.window)
+        return seen
+
+    def check_batch(self, batch: int) -> None:
+        """Raises ValueError if a tensor's first axis is neither 1 nor the batch size."""
+        for name in ("q_pos", "k_pos", "q_documents", "k_documents", "k_valid"):
+            tensor = getattr(self, name)
+            if tensor is not None and tensor.shape[0] not in (1, batch):
+                raise ValueError(
+                    f"{name} has {tensor.shape[0]} rows, the batch has {batch}: give (n,), "
+                    f"(1, n) or ({batch}, n)"
+                )
+
+    def _integers(self, name: str, value: Any, length: int) -> Tensor:
+        if value is None:
+            return torch.arange(length, device=self.device)[None]
+        if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise TypeError(f"{name} is {kind}; give an int64 tensor of positions or numbers")
+        return self._shaped(name, value.to(torch.int64), length)
+
+    def _shaped(self, name: str, value: Tensor, length: int) -> Tensor:
+        if value.dim() == 1:
+            value = value[None]
+        if value.dim() != 2 or value.shape[1] != length:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}; give ({length},) or (batch, {length})"
+            )
+        return value

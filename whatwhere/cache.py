@@ -1,0 +1,164 @@
+"""The key/value cache: keys as they come from the projection, before any rotation.
+
+Then decoding equals one pass exactly, for every method: a spectrum that changes with the length
+turns *all* keys by the new one (caches of rotated keys keep the old base: transformers #25104),
+PoPE's cache is as small as RoPE's, and positions can be re-indexed. The cost is that keys are
+turned when they are read.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["KVCache"]
+
+
+class KVCache:
+    """Raw keys and values of every layer, with the position of each token.
+
+    Buffers of a fixed capacity are allocated at the first append and written in place; `positions`
+    and `valid` (False: padding) belong to tokens, not layers, and are set once per step by
+    `advance`. Keys (batch, kv_heads, capacity, head_dim), values with their own width.
+
+    A step is `advance(positions, valid)`, then for every layer `update(layer, k, v)`, which returns
+    all keys and values up to now. Nothing is ever evicted silently: beyond the capacity it raises.
+    """
+
+    def __init__(self, layers: int, capacity: int) -> None:
+        for name, value in (("layers", layers), ("capacity", capacity)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        self.capacity = capacity
+        self.length = 0
+        self._keys: list[Tensor | None] = [None] * layers
+        self._values: list[Tensor | None] = [None] * layers
+        self._filled = [0] * layers
+        self._positions: Tensor | None = None
+        self._valid: Tensor | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    @property
+    def layers(self) -> int:
+        """Number of layers."""
+        return len(self._keys)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all keys and values, in bytes, as allocated."""
+        tensors = [*self._keys, *self._values]
+        return sum(t.numel() * t.element_size() for t in tensors if t is not None)
+
+    @property
+    def positions(self) -> Int[Tensor, "b n"]:
+        """Position of every cached token."""
+        return self._filled_part(self._positions)
+
+    @property
+    def valid(self) -> Bool[Tensor, "b n"]:
+        """False where a cached token is padding."""
+        return self._filled_part(self._valid)
+
+    def advance(
+        self, positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None
+    ) -> None:
+        """Announce the next tokens: their positions, (batch, n) int64, and which are real.
+
+        Raises ValueError if they do not fit, TypeError if positions are not integers.
+        """
+        if positions.dim() != 2 or positions.dtype != torch.int64:
+            raise TypeError(
+                f"positions has shape {tuple(positions.shape)} and dtype {positions.dtype}; give "
+                "(batch, n) int64"
+            )
+        if self.length and min(self._filled) != self.length:
+            raise RuntimeError("advance was called twice without an update of every layer between")
+        batch, count = positions.shape
+        end = self.length + count
+        if end > self.capacity:
+            raise ValueError(
+                f"{end} tokens do not fit into a cache of {self.capacity}; make it larger, or crop"
+            )
+        if self._positions is None or self._valid is None:
+            self._positions = positions.new_zeros(batch, self.capacity)
+            self._valid = torch.zeros_like(self._positions, dtype=torch.bool)
+        if self._positions.shape[0] != batch:
+            raise ValueError(f"the cache holds {self._positions.shape[0]} rows, positions {batch}")
+        self._positions[:, self.length : end] = positions
+        self._valid[:, self.length : end] = True if valid is None else valid
+        self.length = end
+
+    def update(
+        self, layer: int, k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n dv"]
+    ) -> tuple[Float[Tensor, "b g m d"], Float[Tensor, "b g m dv"]]:
+        """Store a layer's raw keys and values of the announced tokens; return all of them so far.
+
+        Raises ValueError unless exactly the announced tokens are given.
+        """
+        start, end = self._filled[layer], self._filled[layer] + k.shape[2]
+        if end != self.length or k.shape[2] != v.shape[2]:
+            raise ValueError(
+                f"layer {layer} holds {start} tokens and is given {k.shape[2]} keys and "
+                f"{v.shape[2]} values, but {self.length} were announced by advance"
+            )
+        keys = self._keys[layer]
+        values = self._values[layer]
+        if keys is None or values is None:
+            keys = k.new_empty(*k.shape[:2], self.capacity, k.shape[3])
+            values = v.new_empty(*v.shape[:2], self.capacity, v.shape[3])
+            self._keys[layer], self._values[layer] = keys, values
+        keys[:, :, start:end] = k
+        values[:, :, start:end] = v
+        self._filled[layer] = end
+        return keys[:, :, :end], values[:, :, :end]
+
+    def crop(self, length: int) -> None:
+        """Forget all tokens from index `length` on (a rejected draft, a shorter prefix)."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"length is {length}; the cache holds {self.length} tokens")
+        self.length = length
+        self._filled = [min(filled, length) for filled in self._filled]
+
+    def reindex(self, positions: Int[Tensor, "#b n"]) -> None:
+        """Give every cached token a new position: possible because keys are not rotated.
+
+        Shapes: (batch or 1, length) int64. After evicting or reordering, or to close a gap.
+        """
+        if positions.dtype != torch.int64 or positions.dim() != 2:
+            raise TypeError(f"positions is {positions.dtype} {tuple(positions.shape)}; give (b, n)")
+        if positions.shape[1] != self.length:
+            raise ValueError(
+                f"positions has {positions.shape[1]} columns; the cache holds {self.length} tokens"
+            )
+        assert self._positions is not None
+        self._positions[:, : self.length] = positions
+
+    def keep(self, tokens: Int[Tensor, " m"]) -> None:
+        """Keep only the tokens at these indices, in this order, with their positions (eviction)."""
+        if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.length:
+            raise ValueError(f"tokens holds an index outside the {self.length} cached tokens")
+        count = tokens.shape[0]
+        for store in (self._keys, self._values):
+            for tensor in store:
+                if tensor is not None:
+                    tensor[:, :, :count] = tensor[:, :, tokens]
+        for row in (self._positions, self._valid):
+            if row is not None:
+                row[:, :count] = row[:, tokens]
+        self.crop(count)
+
+    def select(self, rows: Int[Tensor, " r"]) -> None:
+        """Keep these batch rows, in this order, repeats allowed (beam search)."""
+        for store in (self._keys, self._values):
+            for index, tensor in enumerate(store):
+                store[index] = None if tensor is None else tensor[rows]
+        if self._positions is not None and self._valid is not None:
+            self._positions, self._valid = self._positions[rows], self._valid[rows]
+
+    def _filled_part(self, tensor: Tensor | None) -> Tensor:
+        if tensor is None:
+            raise ValueError("the cache is empty: nothing has been appended yet")
+        return tensor[:, : self.length]

@@ -1,0 +1,140 @@
+"""From an expression to an encoding: defaults that depend on the context are filled in here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from whatwhere import spectra
+from whatwhere.encodings.base import Encoding, Shape, Turning
+from whatwhere.encodings.expression import Expression, Part, option_names, parse
+from whatwhere.encodings.rescaled import Rescaled
+from whatwhere.encodings.table import TABLE
+from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.spectra import Spectrum
+
+__all__ = ["Context", "build", "from_dict", "make", "modify"]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What options default to: the length a model is trained at, and how much longer it is used."""
+
+    train_length: int | None = None
+    factor: float | None = None
+    max_length: int | None = None
+
+    def default(self, option: str) -> Any:
+        """The value of a missing option, or None."""
+        if option == "max_length":
+            return self.max_length if self.max_length is not None else self.train_length
+        if option == "factor":
+            return None if self.factor is None else max(1.0, self.factor)
+        return self.train_length if option == "train_length" else None
+
+
+def make(
+    expression: str | Expression,
+    *,
+    heads: int,
+    head_dim: int,
+    kv_heads: int | None = None,
+    width: int | None = None,
+    train_length: int | None = None,
+    factor: float | None = None,
+    max_length: int | None = None,
+) -> Encoding:
+    """The encoding that an expression stands for: make("rope+yarn(factor=8)", heads=8, …).
+
+    Args:
+        expression: see `whatwhere.encodings.expression`.
+        heads, head_dim, kv_heads, width: sizes of the attention and the model it serves.
+        train_length, factor, max_length: defaults for options of these names.
+    Raises UnknownName or ValueError that name what was wrong.
+    """
+    shape = Shape(heads, head_dim, kv_heads, width)
+    return build(expression, shape, Context(train_length, factor, max_length))
+
+
+def build(
+    expression: str | Expression, shape: Shape, context: Context | None = None
+) -> Encoding:
+    """The encoding of an expression for a shape; its modifiers are applied, spectra first."""
+    if isinstance(expression, str):
+        expression = parse(expression)
+    context = context or Context()
+    base = expression.base
+    entry = TABLE[base.name]
+    options = dict(entry.preset)
+    for key, value in base.options:
+        options[key] = _spectrum(value, context, None) if isinstance(value, Part) else value
+    for key in option_names(base.name):
+        if key in ("train_length", "max_length") and key not in options:
+            options[key] = context.default(key)
+    return modify(entry.kind(shape, **options), expression.modifiers, context)
+
+
+def modify(
+    encoding: Encoding, modifiers: tuple[Part, ...], context: Context | None = None
+) -> Encoding:
+    """An encoding inside its modifiers; the parameters are shared, not copied.
+
+    A spectrum must reach the frequencies, so it is applied first wherever it is written.
+    """
+    context = context or Context()
+    chosen = [part for part in modifiers if part.name in spectra.TABLE]
+    if len(chosen) > 1:
+        raise ValueError(
+            f"{' and '.join(part.name for part in chosen)} both replace the spectrum; choose one"
+        )
+    for part in chosen:
+        own = encoding.spectrum if isinstance(encoding, Turning) else None
+        encoding = Rescaled(encoding, _spectrum(part, context, own))
+    for part in modifiers:
+        if part.name in spectra.TABLE:
+            continue
+        options = dict(part.options)
+        for key in option_names(part.name):
+            own_factor = key == "factor" and part.name == "yarn_temperature"
+            if key not in options and (key == "train_length" or own_factor):
+                value = context.default(key)
+                if value is not None:
+                    options[key] = value
+        encoding = TABLE[part.name].kind(encoding, **options)  # type: ignore[arg-type]
+    return encoding
+
+
+def _spectrum(part: Part, context: Context, own: Spectrum | None) -> Spectrum:
+    """A spectrum with missing train_length, factor and base from context and the trained one."""
+    family = spectra.TABLE.get(part.name)
+    if family is None:
+        raise UnknownName(did_you_mean("spectrum", part.name, spectra.TABLE))
+    options = dict(part.options)
+    for key in family.parameters:
+        if key in options:
+            continue
+        value = context.default(key)
+        if key == "base" and own is not None:
+            value = dict(own.options).get("base")
+        if value is not None:
+            options[key] = value
+    return family(**options)
+
+
+def from_dict(data: Mapping[str, Any]) -> Encoding:
+    """The encoding that `to_dict` described, with freshly initialized parameters."""
+    options = {key: _read(value) for key, value in data["options"].items()}
+    kinds = {entry.kind.name: entry.kind for entry in TABLE.values()} | {"rescaled": Rescaled}
+    if data["name"] not in kinds:
+        raise UnknownName(did_you_mean("encoding", data["name"], kinds))
+    kind: Any = kinds[data["name"]]
+    if "inner" in data:
+        return kind(from_dict(data["inner"]), **options)
+    return kind(Shape(**data["shape"]), **options)
+
+
+def _read(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return Spectrum.from_dict(value["spectrum"])
+    return tuple(value) if isinstance(value, list) else value

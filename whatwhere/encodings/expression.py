@@ -1,0 +1,158 @@
+"""Encodings as text: `pope(delta_init=uniform)+dual_chunk+logn`.
+
+    expression = part ("+" part)*        part = name [ "(" option "=" value, … ")" ]
+
+What stands before the first "+" is an encoding, everything after it a modifier: a wrapper (rerope,
+dual_chunk, logn, …) or a spectrum (yarn, ntk, …), which replaces the encoding's own. In studies the
+encoding is trained and the modifiers are applied at evaluation only. To train with a spectrum or a
+wrapper write it inside: `rope(spectrum=yarn(factor=8))`, `train(rope+logn)` does not exist.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from typing import Any
+
+from whatwhere import spectra
+from whatwhere.encodings.table import TABLE, encodings, modifiers
+from whatwhere.errors import UnknownName, did_you_mean
+
+__all__ = ["Expression", "Part", "parse"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A name with the options that were written out, in their order."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}({','.join(f'{key}={_shown(value)}' for key, value in self.options)})"
+
+
+@dataclass(frozen=True)
+class Expression:
+    """An encoding and its modifiers, as parsed. str() gives the canonical text."""
+
+    parts: tuple[Part, ...]
+
+    @property
+    def trained(self) -> str:
+        """The text of what a study trains: everything before the first "+"."""
+        return str(self.parts[0])
+
+    @property
+    def base(self) -> Part:
+        """The part before the first "+"."""
+        return self.parts[0]
+
+    @property
+    def modifiers(self) -> tuple[Part, ...]:
+        """The parts after the first "+"."""
+        return self.parts[1:]
+
+    @property
+    def text(self) -> str:
+        """The canonical text."""
+        return str(self)
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+
+def parse(text: str) -> Expression:
+    """The expression that a text stands for.
+
+    Raises UnknownName (a ValueError) for unknown names and options, with the nearest known ones,
+    and ValueError for text that is no expression. Values are checked when the encoding is built.
+    """
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"an encoding is a text such as 'rope' or 'pope+yarn', not {text!r}")
+    try:
+        tree = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise ValueError(
+            f"can not read encoding {text!r} near column {error.offset}; write "
+            "name(option=value,…)+modifier(option=value,…)"
+        ) from None
+    parts = tuple(_part(node, text) for node in _summands(tree))
+    expression = Expression(parts)
+    if parts[0].name not in encodings():
+        hint = ""
+        if parts[0].name in (*modifiers(), *spectra.TABLE):
+            hint = f". {parts[0].name!r} modifies another: write e.g. 'rope+{parts[0].name}'"
+        raise UnknownName(did_you_mean("encoding", parts[0].name, encodings()) + hint)
+    for part in parts[1:]:
+        if part.name not in modifiers() and part.name not in spectra.TABLE:
+            known = [*modifiers(), *spectra.TABLE]
+            raise UnknownName(did_you_mean("modifier", part.name, known))
+    for part in parts:
+        _check_options(part)
+    return expression
+
+
+def _summands(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return [*_summands(node.left), *_summands(node.right)]
+    return [node]
+
+
+def _part(node: ast.expr, text: str) -> Part:
+    if isinstance(node, ast.Name):
+        return Part(node.id)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.args:
+            raise ValueError(f"options of {node.func.id!r} in {text!r} go by name: option=value")
+        keys = [(item.arg, _value(item.value, text)) for item in node.keywords if item.arg]
+        return Part(node.func.id, tuple(keys))
+    raise ValueError(f"{ast.unparse(node)!r} in {text!r} is no encoding: write name(option=value,…)")
+
+
+def _value(node: ast.expr, text: str) -> Any:
+    words = {"true": True, "false": False, "none": None}
+    if isinstance(node, ast.Name):
+        lowered = node.id.lower()
+        if lowered in words and node.id not in spectra.TABLE:
+            return words[lowered]
+        return Part(node.id) if node.id in spectra.TABLE else node.id
+    if isinstance(node, ast.Call):
+        return _part(node, text)
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"can not read the value {ast.unparse(node)!r} in {text!r}") from None
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _check_options(part: Part) -> None:
+    if part.name in spectra.TABLE:
+        known = list(spectra.TABLE[part.name].parameters)
+    else:
+        known = option_names(part.name)
+    for key, value in part.options:
+        if key not in known:
+            raise UnknownName(did_you_mean(f"option of {part.name}", key, known))
+        if isinstance(value, Part):
+            if value.name not in spectra.TABLE:
+                raise UnknownName(did_you_mean("spectrum", value.name, spectra.TABLE))
+            _check_options(value)
+
+
+def option_names(name: str) -> list[str]:
+    """Options of an encoding or wrapper, from its signature."""
+    import inspect
+
+    parameters = inspect.signature(TABLE[name].kind.__init__).parameters
+    return [key for key in parameters if key not in ("self", "shape", "inner")]
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "[" + ",".join(map(_shown, value)) + "]"
+    return str(value)

@@ -1,0 +1,74 @@
+"""Sinusoidal absolute positions, in the four variants that checkpoints use."""
+
+from __future__ import annotations
+
+import math
+from typing import final
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from whatwhere.encodings.base import Encoding, Shape, choice
+from whatwhere.phases import Phases
+from whatwhere.spectra import geometric
+
+__all__ = ["Sinusoidal"]
+
+
+@final
+class Sinusoidal(Encoding):
+    """PE(p, c) = sin(p θ_c) and cos(p θ_c), θ_c = base^(-2c/width), added to the embedding.
+
+    layout "interleaved" puts sine and cosine of a frequency side by side (the paper), "halves" all
+    sines before all cosines (tensor2tensor, Hugging Face's Marian and Pegasus). exponent "paper"
+    divides by the number of frequencies; "tensor2tensor" by one less, so that the last wavelength
+    is exactly 2π · base. A checkpoint works with one of the four only.
+    Scale: `scale` multiplies the code (1 in the paper, which scales the embedding by √width).
+    Source: arXiv 1706.03762 §3.5.
+    """
+
+    name = "sinusoidal"
+    cite = "transformer"
+
+    def __init__(
+        self,
+        shape: Shape,
+        layout: str = "interleaved",
+        exponent: str = "paper",
+        base: float = 10000.0,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(shape)
+        self.layout = choice("layout of sinusoidal", layout, ("interleaved", "halves"))
+        self.exponent = choice("exponent of sinusoidal", exponent, ("paper", "tensor2tensor"))
+        if shape.model_width % 2:
+            raise ValueError(f"width is {shape.model_width}; sine and cosine need an even width")
+        if not base > 0 or not math.isfinite(base):
+            raise ValueError(f"base is {base}; it must be positive and finite")
+        self.scale = scale
+        count = shape.model_width // 2
+        if self.exponent == "tensor2tensor" and count > 1:
+            base = base ** (count / (count - 1))
+        self.phases = Phases(geometric(base=base), shape.model_width)
+
+    @property
+    def relative(self) -> bool:
+        """False: the code is absolute, though a linear map takes PE(p) to PE(p + k)."""
+        return False
+
+    def code(
+        self, positions: Int[Tensor, "... n"], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "... n width"]:
+        """The code of each position. Shapes: (…, n) -> (…, n, width)."""
+        phase = self.phases.at().phase(positions, dtype)
+        if self.layout == "halves":
+            return torch.cat((phase.sin(), phase.cos()), dim=-1) * self.scale
+        return torch.stack((phase.sin(), phase.cos()), dim=-1).flatten(-2) * self.scale
+
+    def embed(
+        self, x: Float[Tensor, "b n width"], positions: Int[Tensor, "#b n"]
+    ) -> Float[Tensor, "b n width"]:
+        """x plus the code of each position."""
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        return (x + self.code(positions, dtype)).to(x.dtype)

@@ -1,0 +1,78 @@
+"""Where things are: position tensors for every way of laying out tokens.
+
+A position is an integer, never an array index. Everything the library does with order — causality,
+windows, rotation, biases — reads these tensors, so packing, left padding, chunked prefill and
+decoding need no flag of their own: each is only another position tensor.
+
+Positions have shape (n,) when all rows of a batch share them and (batch, n) when they do not, and
+dtype int64. (int32 overflows in fixed-point phases, floats lose integers: bf16 beyond 256, fp16
+beyond 2,048, float32 beyond 16,777,216.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+__all__ = ["contiguous", "from_documents", "left_padded", "packed"]
+
+
+def contiguous(
+    length: int, start: int = 0, *, device: torch.device | str | None = None
+) -> Int[Tensor, " n"]:
+    """Positions start, start + 1, …, start + length - 1.
+
+    Shapes: returns (length,). Units: tokens.
+    Raises ValueError if length is below 1.
+    """
+    if length < 1:
+        raise ValueError(f"length is {length}; a sequence has at least one token")
+    return torch.arange(start, start + length, device=device)
+
+
+def packed(
+    lengths: Sequence[int], *, device: torch.device | str | None = None
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Positions and document numbers of documents laid end to end.
+
+    packed([2, 3]) is positions [0, 1, 0, 1, 2] and documents [0, 0, 1, 1, 1].
+    Shapes: both (sum of lengths,). Pass the second as `documents` so that no pair crosses over:
+    restarting positions alone does not stop a token from seeing the document before it.
+    Raises ValueError if there is no document or one of them is empty.
+    """
+    if not lengths:
+        raise ValueError("lengths is empty; give the length of at least one document")
+    for number, length in enumerate(lengths):
+        if length < 1:
+            raise ValueError(f"lengths[{number}] is {length}; a document has at least one token")
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    counts = torch.tensor(list(lengths), device=device)
+    return positions, torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+
+
+def from_documents(documents: Int[Tensor, "*b n"]) -> Int[Tensor, "*b n"]:
+    """Positions that restart at 0 wherever the document number changes along the last axis.
+
+    Shapes: (n,) or (batch, n), as given.
+    """
+    if documents.shape[-1] == 0:
+        raise ValueError("documents is empty; a sequence has at least one token")
+    index = torch.arange(documents.shape[-1], device=documents.device).expand_as(documents)
+    first = torch.ones_like(documents, dtype=torch.bool)
+    first[..., 1:] = documents[..., 1:] != documents[..., :-1]
+    return index - torch.where(first, index, 0).cummax(dim=-1).values
+
+
+def left_padded(valid: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
+    """Positions of rows padded on the left: the first real token of each row stands at 0.
+
+    p[b, t] = max(0, sum(valid[b, :t + 1]) - 1). Padding itself gets 0 and must be hidden with
+    `k_valid`; array indices in its place shift every shorter prompt (encodings.md §1).
+    Shapes: (batch, n) bool -> (batch, n) int64.
+    """
+    if valid.dtype != torch.bool:
+        raise TypeError(f"valid has dtype {valid.dtype}; give a bool tensor, True at real tokens")
+    return (valid.cumsum(dim=-1) - 1).clamp(min=0)

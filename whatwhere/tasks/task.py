@@ -1,0 +1,52 @@
+"""A task: three token streams and what one needs to read them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+Progress = Callable[[int, int], object]
+"""Called as ``progress(done, total)`` while a slow first load works; what it returns is ignored."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Data to train and evaluate on: one stream of token ids per split.
+
+    The streams are int64 of shape (tokens,) with values in [0, vocab_size); no piece stands in two
+    of them. `unit` is what one token is ("note", "byte"), for labels such as "nats per note".
+    `describe` is one sentence for a report, `metadata` holds what a reader of the tokens needs
+    (special tokens, pitches) and the counts that a report quotes.
+    """
+
+    name: str
+    vocab_size: int
+    train: Int64[Tensor, " tokens"]
+    valid: Int64[Tensor, " tokens"]
+    test: Int64[Tensor, " tokens"]
+    unit: str
+    describe: str
+    metadata: dict[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        for split, stream in self.splits().items():
+            if stream.dtype != torch.int64 or stream.ndim != 1 or not len(stream):
+                raise ValueError(
+                    f"{split} of task {self.name!r} is {stream.dtype} of shape "
+                    f"{tuple(stream.shape)}; a stream is int64, one-dimensional and not empty"
+                )
+            low, high = int(stream.min()), int(stream.max())
+            if low < 0 or high >= self.vocab_size:
+                raise ValueError(
+                    f"{split} of task {self.name!r} holds tokens {low}..{high}; "
+                    f"with vocab_size={self.vocab_size} they must be 0..{self.vocab_size - 1}"
+                )
+
+    def splits(self) -> dict[str, Tensor]:
+        """The three streams by name, in the order train, valid, test."""
+        return {"train": self.train, "valid": self.valid, "test": self.test}

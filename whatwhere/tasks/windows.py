@@ -1,0 +1,111 @@
+"""Cut a token stream into inputs and targets: windows to evaluate on, batches to train on.
+
+A window of length L is L inputs and the L tokens that follow each of them, so it covers L + 1
+tokens of the stream::
+
+    stream    a b c d e f g h i          length = 4
+    inputs    [a b c d] [e f g h]
+    targets   [b c d e] [f g h i]
+
+Consecutive windows share one token (e is the last target of the first and the first input of the
+second), so every token but the first of the stream is a target exactly once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+
+def windows(
+    stream: Int64[Tensor, " tokens"], length: int, limit: int | None = None
+) -> tuple[Int64[Tensor, "m length"], Int64[Tensor, "m length"]]:
+    """Cut `stream` into non-overlapping evaluation windows: (inputs, targets), both (m, length).
+
+    m = ⌊min(tokens − 1, limit) / length⌋; `limit` is the largest number of *targets* to score and
+    None scores all. What does not fill a window is left out: a shorter last window would have a
+    context of its own. Comparing lengths on different targets compares texts as well; pass
+    ``limit=common_span(len(stream), lengths)`` to score the same ones at every length.
+
+    ValueError if not even one window fits.
+    """
+    _positive("length", length)
+    available = len(stream) - 1
+    if limit is not None:
+        _positive("limit", limit)
+        available = min(available, limit)
+    count = available // length
+    if count < 1:
+        bound = "" if limit is None else f" and limit={limit}"
+        raise ValueError(
+            f"length={length} does not fit: a stream of {len(stream)} tokens{bound} has at most "
+            f"{max(available, 0)} targets"
+        )
+    span = count * length
+    return stream[:span].view(count, length), stream[1 : span + 1].view(count, length)
+
+
+def common_span(tokens: int, lengths: Iterable[int], limit: int | None = None) -> int:
+    """The number of targets that windows of every one of `lengths` can score alike.
+
+    The largest multiple of the least common multiple of `lengths` that is at most tokens − 1 (and
+    at most `limit`). With it as `limit`, `windows` scores the targets 1..span of the stream at
+    every length: only the context of each target differs. `tokens` is the length of the stream.
+
+    ValueError if no such number exists, that is if the stream is shorter than one such multiple.
+    """
+    lengths = tuple(lengths)
+    if not lengths:
+        raise ValueError("lengths is empty; give at least one window length")
+    for length in lengths:
+        _positive("lengths", length)
+    unit = math.lcm(*lengths)
+    available = tokens - 1 if limit is None else min(tokens - 1, limit)
+    span = available // unit * unit
+    if span < 1:
+        raise ValueError(
+            f"lengths={lengths} share no span within {max(available, 0)} targets: the same targets "
+            f"at every length need a multiple of {unit}"
+        )
+    return span
+
+
+def sample_batch(
+    stream: Int64[Tensor, " tokens"], length: int, batch_size: int, seed: int, step: int
+) -> tuple[Int64[Tensor, "batch length"], Int64[Tensor, "batch length"]]:
+    """Draw a training batch: (inputs, targets), both (batch_size, length), from random places.
+
+    A pure function of its arguments: there is no sampler to save, and a run that was killed at any
+    step goes on with exactly the batches it would have seen. Offsets are uniform over all places
+    where a window fits, independently drawn.
+
+    ValueError if the stream is shorter than length + 1, or an argument is not positive.
+    """
+    _positive("length", length)
+    _positive("batch_size", batch_size)
+    places = len(stream) - length
+    if places < 1:
+        raise ValueError(
+            f"length={length} needs a stream of at least {length + 1} tokens; "
+            f"this one has {len(stream)}"
+        )
+    generator = torch.Generator().manual_seed(_mixed(seed, step))
+    offsets = torch.randint(places, (batch_size,), generator=generator)
+    rows = stream.unfold(0, length + 1, 1)[offsets.to(stream.device)]
+    return rows[:, :-1], rows[:, 1:]
+
+
+def _mixed(seed: int, step: int) -> int:
+    """One 63-bit seed per (seed, step). With seed + step, run 1 would repeat run 0 one step on."""
+    digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def _positive(name: str, value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
