@@ -23,7 +23,7 @@ CHECKED = (
     "study",
     "extend",
 )
-jaxtyping.install_import_hook([f"whatwhere.{name}" for name in CHECKED], "beartype.beartype")
+jaxtyping.install_import_hook([f"whatwhere.{name}" for name in CHECKED], "typechecker.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -34,7 +34,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Switch the checks off: for bad input (our own error must answer) and for torch.compile."""
+    """Switch the checks off: for tests of bad input, where our own error must answer.
+
+    torch.compile needs more, because dynamo cannot trace the wrappers: compile in a fresh process
+    (tests/fresh.py), which has none.
+    """
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)

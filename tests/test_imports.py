@@ -2,14 +2,13 @@
 
 import ast
 import fnmatch
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fresh import ROOT, run_python
 
-PACKAGE = Path(__file__).parents[1] / "whatwhere"
+PACKAGE = ROOT / "whatwhere"
 
 # Top to bottom. What stands in one set are peers: they do not import one another.
 LAYERS = (
@@ -213,9 +212,7 @@ def newly_loaded(statement: str) -> set[str]:
         "import sys, torch, jaxtyping\nbefore = {name.split('.')[0] for name in sys.modules}\n"
         f"{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}} - before)"
     )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
-    return set(done.stdout.split())
+    return set(run_python(script).split())
 
 
 def test_import_whatwhere_is_light() -> None:

@@ -8,16 +8,13 @@ itself; the cheap ones are run. "fragment" after the language says that a block 
 
 import itertools
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import documents
 import pytest
+from fresh import ROOT, run_python
 
-ROOT = Path(__file__).parents[1]
 DOCUMENTS = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
@@ -45,25 +42,7 @@ print(json.dumps(printed))
 def run_blocks(document: Path, shown: list[documents.Block], where: Path) -> list[str]:
     """What each python block prints; fails with the traceback if one raises."""
     work = json.dumps([str(document), [(block.line, block.text) for block in shown]])
-    done = run_python(RUNNER, where, work)
-    return json.loads(done.splitlines()[-1])
-
-
-def run_python(script: str, where: Path, given: str = "") -> str:
-    """What a fresh interpreter prints; fails with its standard error if it does not exit with 0."""
-    command = [sys.executable, "-c", script]
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        command,
-        input=given,
-        capture_output=True,
-        text=True,
-        cwd=where,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return json.loads(run_python(RUNNER, where, work).splitlines()[-1])
 
 
 def promised(shown: list[documents.Block]) -> dict[int, str]:

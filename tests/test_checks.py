@@ -1,0 +1,19 @@
+"""The shape checks of conftest.py are on, in pytest-xdist's workers too, and can be put off."""
+
+import jaxtyping
+import pytest
+import torch
+
+from whatwhere import positions
+
+FLOATS = torch.zeros(3)  # document numbers are integers
+
+
+def test_types_are_checked_under_test() -> None:
+    with pytest.raises(jaxtyping.TypeCheckError, match="from_documents"):
+        positions.from_documents(FLOATS)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_unchecked_puts_the_checks_off() -> None:
+    positions.from_documents(FLOATS)
