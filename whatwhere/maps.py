@@ -147,7 +147,7 @@ class Rotate:
 
     angles: Angles
     layout: Layout = "half"
-    reindex: Reindex = Reindex()
+    reindex: Reindex | None = None
     direction: Literal[1, -1] = 1
     decay: Decay | None = None
 
@@ -160,7 +160,7 @@ class Rotate:
             raise ValueError(
                 f"x has {x.shape[-1]} channels, but {self.angles.count} frequencies turn {rotated}"
             )
-        seen = self.reindex(positions)
+        seen = positions if self.reindex is None else self.reindex(positions)
         phase = self.angles.phase(seen, dtype)[..., None, :, :]
         amplitude: Tensor | float = self.angles.amplitude
         if self.decay is not None:
@@ -207,7 +207,7 @@ class Polar:
     angles: Angles
     magnitude: Magnitude = "softplus"
     offset: Float[Tensor, "h r"] | None = None
-    reindex: Reindex = Reindex()
+    reindex: Reindex | None = None
 
     def __call__(
         self, x: Float[Tensor, "b h n d"], positions: Int[Tensor, "#b n"]
@@ -217,7 +217,8 @@ class Polar:
         if x.shape[-1] < count:
             raise ValueError(f"x has {x.shape[-1]} channels, but {count} frequencies need as many")
         size = self._size(x[..., :count].to(dtype)) * self.angles.amplitude
-        phase = self.angles.phase(self.reindex(positions), dtype)[..., None, :, :]
+        seen = positions if self.reindex is None else self.reindex(positions)
+        phase = self.angles.phase(seen, dtype)[..., None, :, :]
         cosine, sine = phase.cos(), phase.sin()
         if self.offset is not None:
             # Angle addition: one sine a position and one a head, not one for every pair of them.

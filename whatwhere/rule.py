@@ -35,9 +35,9 @@ __all__ = ["Bias", "Pairwise", "ScoreRule", "Temperature", "Term"]
 class Term:
     """One way to score a pair, and the region of pairs that it scores."""
 
-    query: Map = PLAIN
-    key: Map = PLAIN
-    region: Region = EVERYWHERE
+    query: Map
+    key: Map
+    region: Region
 
 
 @runtime_checkable
@@ -103,26 +103,42 @@ class Pairwise(Protocol):
 class ScoreRule:
     """A positional encoding at a given horizon, as the formula above. `ScoreRule()` is NoPE."""
 
-    terms: tuple[Term, ...] = (Term(),)
+    terms: tuple[Term, ...] = ()
     biases: tuple[Bias, ...] = ()
     temperatures: tuple[Temperature, ...] = ()
-    value: Map = PLAIN
-    output: Map = PLAIN
+    value: Map | None = None
+    output: Map | None = None
     pairwise: Pairwise | None = None
 
-    def __post_init__(self) -> None:
-        if not self.terms:
-            raise ValueError("a rule has at least one term; ScoreRule() is the empty rule (NoPE)")
+    # Defaults above are None and () instead of maps: torch.compile can not trace a dataclass whose
+    # default is an object without a name in some module.
+    @property
+    def cases(self) -> tuple[Term, ...]:
+        """The terms; for a rule that was given none, the plain product everywhere."""
+        return self.terms if self.terms else (Term(PLAIN, PLAIN, EVERYWHERE),)
 
     @property
     def only(self) -> Term:
         """The term of a rule that has a single one. Raises ValueError otherwise."""
-        if len(self.terms) != 1:
+        cases = self.cases
+        if len(cases) != 1:
             raise ValueError(
-                f"this rule has {len(self.terms)} terms; a method that splits pairs by region "
+                f"this rule has {len(cases)} terms; a method that splits pairs by region "
                 "(ReRoPE, Self-Extend, Dual Chunk) can wrap only an encoding with one term"
             )
-        return self.terms[0]
+        return cases[0]
+
+    def map_value(
+        self, v: Float[Tensor, "b g nk dv"], j: Int[Tensor, "#b nk"]
+    ) -> Float[Tensor, "b g nk dv"]:
+        """V: values at the key positions."""
+        return v if self.value is None else self.value(v, j)
+
+    def map_output(
+        self, out: Float[Tensor, "b h nq dv"], i: Int[Tensor, "#b nq"]
+    ) -> Float[Tensor, "b h nq dv"]:
+        """O: outputs at the query positions."""
+        return out if self.output is None else self.output(out, i)
 
     def with_temperature(self, temperature: Temperature) -> ScoreRule:
         """The same rule with one more factor on the scores of each query."""
@@ -133,7 +149,7 @@ class ScoreRule:
     ) -> Int[Tensor, "..."]:
         """Index of the term that scores each pair; -1 where none does, -2 where several do."""
         inside = torch.stack(
-            [term.region.contains(i, j) & (i == i) & (j == j) for term in self.terms]
+            [term.region.contains(i, j) & (i == i) & (j == j) for term in self.cases]
         )
         index = inside.to(torch.int64).argmax(dim=0)
         count = inside.sum(dim=0)

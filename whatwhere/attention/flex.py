@@ -59,17 +59,17 @@ class Flex:
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype."""
         where = call.where
-        v = rule.value(call.v, where.k_pos)
+        v = rule.map_value(call.v, where.k_pos)
         temperature = rule.temperature(where.q_pos)
         parts = [
             _one_term(rule, term.query, term.key, term.region, call, v, temperature)
-            for term in rule.terms
+            for term in rule.cases
         ]
         if len(parts) == 1:
             out = parts[0][0]
         else:
             out = _merge(parts).to(call.q.dtype)
-        return rule.output(out, where.q_pos)
+        return rule.map_output(out, where.q_pos)
 
 
 def _tensors(value: Any) -> list[Tensor]:

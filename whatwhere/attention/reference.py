@@ -24,7 +24,7 @@ def scores(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq nk"]:
     q, k = call.q.to(dtype), call.k.to(dtype)
     i, j = where.q_pos, where.k_pos
     total: Tensor | None = None
-    for term in rule.terms:
+    for term in rule.cases:
         key = repeat_heads(term.key(k, j), heads)
         products = (term.query(q, i) @ key.mT) * call.scale
         if total is None:
@@ -62,9 +62,9 @@ class Reference:
         blind = ~where.visible().any(dim=-1)[:, None, :, None]
         weights = torch.softmax(total.masked_fill(blind, 0.0), dim=-1).masked_fill(blind, 0.0)
         weights = F.dropout(weights, call.dropout, training=call.dropout > 0)
-        value = repeat_heads(rule.value(call.v.to(total.dtype), where.k_pos), heads)
+        value = repeat_heads(rule.map_value(call.v.to(total.dtype), where.k_pos), heads)
         out = weights @ value
         if rule.pairwise is not None:
             extra = rule.pairwise.outputs(weights, where.q_pos, where.k_pos)
             out = out if extra is None else out + extra
-        return rule.output(out, where.q_pos).to(call.q.dtype)
+        return rule.map_output(out, where.q_pos).to(call.q.dtype)

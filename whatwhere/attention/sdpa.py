@@ -28,9 +28,9 @@ class Sdpa:
         """A sentence for rules with several terms or with scores of pairs, else None."""
         if rule.pairwise is not None:
             return rule.pairwise.reason
-        if len(rule.terms) > 1:
+        if len(rule.cases) > 1:
             return (
-                f"the rule has {len(rule.terms)} terms for different regions of pairs, and "
+                f"the rule has {len(rule.cases)} terms for different regions of pairs, and "
                 "scaled_dot_product_attention takes one product for all of them"
             )
         return None
@@ -43,7 +43,7 @@ class Sdpa:
         if temperature is not None:
             q = (q * temperature[:, None, :, None]).to(call.q.dtype)
         k = repeat_heads(rule.only.key(call.k, where.k_pos), heads)
-        v = repeat_heads(rule.value(call.v, where.k_pos), heads)
+        v = repeat_heads(rule.map_value(call.v, where.k_pos), heads)
         q, k, v = _equal_widths(q, k, v)
         bias = rule.bias(heads, where.q_pos, where.k_pos)
         causal = bias is None and where.plain_causal
@@ -53,7 +53,7 @@ class Sdpa:
         )[..., :width]
         if mask is not None and not where.everything:
             out = _zero_blind_rows(out, call)
-        return rule.output(out, where.q_pos)
+        return rule.map_output(out, where.q_pos)
 
 
 def _equal_widths(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from whatwhere.encodings.base import Shape, Turning, choice
 from whatwhere.maps import Polar
 from whatwhere.phases import Angles, Phases
+from whatwhere.regions import EVERYWHERE
 from whatwhere.rule import ScoreRule, Term
 from whatwhere.spectra import Spectrum, geometric
 
@@ -92,4 +93,4 @@ class PoPE(Turning):
         """One term: polar features on both sides, -δ on the query's phase."""
         delta = self.bounded_delta()
         query = Polar(angles, self.magnitude, None if delta is None else -delta)
-        return ScoreRule(terms=(Term(query, Polar(angles, self.magnitude)),))
+        return ScoreRule(terms=(Term(query, Polar(angles, self.magnitude), EVERYWHERE),))

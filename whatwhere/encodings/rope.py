@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, final
 
 from whatwhere.encodings.base import Shape, Turning, choice
-from whatwhere.maps import PLAIN, Rotate
+from whatwhere.maps import Rotate
 from whatwhere.phases import Angles, Phases
+from whatwhere.regions import EVERYWHERE
 from whatwhere.rule import ScoreRule, Term
 from whatwhere.spectra import Spectrum, geometric
 
@@ -54,12 +55,12 @@ class RoPE(Turning):
     def rule_with(self, angles: Angles, horizon: int | None = None) -> ScoreRule:
         """One term: the same rotation on both sides; maps on values if asked for."""
         rotate = Rotate(angles, self.layout)
-        value = PLAIN if self.values == "none" else Rotate(_unit(angles), self.layout)
+        value = None if self.values == "none" else Rotate(_unit(angles), self.layout)
         back = Rotate(_unit(angles), self.layout, direction=-1)
         return ScoreRule(
-            terms=(Term(rotate, rotate),),
+            terms=(Term(rotate, rotate, EVERYWHERE),),
             value=value,
-            output=back if self.values == "relative" else PLAIN,
+            output=back if self.values == "relative" else None,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, final
 from whatwhere.encodings.base import Shape, Turning, choice
 from whatwhere.maps import Decay, Rotate
 from whatwhere.phases import Angles, Phases
+from whatwhere.regions import EVERYWHERE
 from whatwhere.rule import ScoreRule, Term
 from whatwhere.spectra import Spectrum, geometric
 
@@ -59,4 +60,4 @@ class XPos(Turning):
         centre = 0 if horizon is None else horizon // 2
         query = Rotate(angles, self.layout, decay=Decay(self.gamma, 1, centre, self.span))
         key = Rotate(angles, self.layout, decay=Decay(self.gamma, -1, centre, self.span))
-        return ScoreRule(terms=(Term(query, key),))
+        return ScoreRule(terms=(Term(query, key, EVERYWHERE),))

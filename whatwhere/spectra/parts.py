@@ -144,8 +144,8 @@ def yarn(
 ) -> Frequencies:
     """YaRN: NTK-by-parts and a sharper softmax.
 
-    Frequencies of `by_parts` with beta = beta_fast and alpha = beta_slow, radians per token;
-    amplitude = attention_factor, or g(s, mscale)/g(s, mscale_all_dim), or g(s, 1), in this order,
+    theta' = (1 - gamma) theta/s + gamma theta, radians per token, with gamma as in `by_parts` for
+    beta = beta_fast and alpha = beta_slow; amplitude = attention_factor, or g(s, mscale)/g(s, mscale_all_dim), or g(s, 1), in this order,
     with g(s, m) = 0.1 m ln s + 1 for s > 1, else 1; s = factor. On q *and* k: scores grow by its
     square.
     Where others go wrong: the factor applied once instead of on both sides, or on the unrotated

@@ -33,7 +33,8 @@ def length_scaled(
 ) -> Frequencies:
     """ "Dynamic PI": interpolation by exactly as much as the present text needs.
 
-    theta'_i = theta_i · s(n), s(n) = 1 for n <= L and L/n beyond; n the horizon, L train_length.
+    theta'_i = theta_i · s(n), s(n) = 1 for n <= L and L/n beyond, n the horizon, L train_length;
+    radians per token.
     Where others go wrong: it is sold as what Qwen does ("theta' = theta · L0/L"); Qwen-1 had
     `qwen_dynamic`, Qwen3 documents static YaRN. With a cache of rotated keys, old keys keep an old
     scale, so decoding differs from one pass.
