@@ -145,9 +145,9 @@ def yarn(
     """YaRN: NTK-by-parts and a sharper softmax.
 
     theta' = (1 - gamma) theta/s + gamma theta, radians per token, with gamma as in `by_parts` for
-    beta = beta_fast and alpha = beta_slow; amplitude = attention_factor, or g(s, mscale)/g(s, mscale_all_dim), or g(s, 1), in this order,
-    with g(s, m) = 0.1 m ln s + 1 for s > 1, else 1; s = factor. On q *and* k: scores grow by its
-    square.
+    beta = beta_fast and alpha = beta_slow, and s = factor. amplitude = attention_factor, or
+    g(s, mscale)/g(s, mscale_all_dim), or g(s, 1), in this order, with g(s, m) = 0.1 m ln s + 1 for
+    s > 1, else 1: on q *and* k, so scores grow by its square.
     Where others go wrong: the factor applied once instead of on both sides, or on the unrotated
     part of a partly rotated head too; DeepSeek's ports, where mscale == mscale_all_dim makes the
     amplitude 1 and the softmax scale takes g(s, mscale)^2 instead, lose one or do both;
