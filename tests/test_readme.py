@@ -124,3 +124,10 @@ def test_shown_make_targets_exist() -> None:
 def test_links_lead_somewhere(document: Path) -> None:
     targets = documents.links(documents.read(document))
     assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+def test_readme_shows_code_and_the_command_line() -> None:
+    shown = documents.blocks(documents.read(ROOT / "README.md"))
+    assert any(block.language == "python" and block.runnable for block in shown)
+    if (ROOT / "whatwhere" / "cli").exists():
+        assert any(document == "README.md" for document, _ in COMMANDS)
