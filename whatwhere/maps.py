@@ -164,7 +164,9 @@ class Rotate:
         phase = self.angles.phase(seen, dtype)[..., None, :, :]
         amplitude: Tensor | float = self.angles.amplitude
         if self.decay is not None:
-            amplitude = amplitude * self.decay.factor(seen, self.angles.count, dtype)[..., None, :, :]
+            amplitude = (
+                amplitude * self.decay.factor(seen, self.angles.count, dtype)[..., None, :, :]
+            )
         cosine = phase.cos() * amplitude
         sine = phase.sin() * (amplitude if self.direction == 1 else -amplitude)
         head, rest = x[..., :rotated].to(dtype), x[..., rotated:]

@@ -109,9 +109,7 @@ class Phases(nn.Module):
         Raises ValueError if the spectrum depends on the length and no horizon is given.
         """
         if self._fixed is not None:
-            return Angles(
-                self.turns, self._fixed.amplitude, self._fixed.start, self.start_turns
-            )
+            return Angles(self.turns, self._fixed.amplitude, self._fixed.start, self.start_turns)
         if horizon is None:
             raise ValueError(
                 f"{self.spectrum} depends on the length of the sequence: pass horizon=<its length>"

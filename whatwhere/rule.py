@@ -68,14 +68,17 @@ class Temperature(Protocol):
 
 @runtime_checkable
 class Pairwise(Protocol):
-    """Scores that need the vectors of a pair. Only the reference backend computes them.
+    """Scores that need the vectors of a pair. Only the reference backend computes them."""
 
-    `reason` is the sentence with which the others refuse it; `causal_only` says that the scores
-    have no meaning when queries see keys after them.
-    """
+    @property
+    def reason(self) -> str:
+        """Why no other backend can compute it."""
+        ...
 
-    reason: str
-    causal_only: bool
+    @property
+    def causal_only(self) -> bool:
+        """Whether it is undefined when keys after the query are visible."""
+        ...
 
     def scores(
         self,
@@ -144,9 +147,7 @@ class ScoreRule:
         """The same rule with one more factor on the scores of each query."""
         return replace(self, temperatures=(*self.temperatures, temperature))
 
-    def term_of(
-        self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]
-    ) -> Int[Tensor, "..."]:
+    def term_of(self, i: Int[Tensor, "..."], j: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """Index of the term that scores each pair; -1 where none does, -2 where several do."""
         inside = torch.stack(
             [term.region.contains(i, j) & (i == i) & (j == j) for term in self.cases]

@@ -112,6 +112,9 @@ class Encoding(nn.Module):
         """Number of positions that the encoding can tell; None if there is no limit."""
         return None
 
+    def reset_parameters(self) -> None:
+        """Draw the encoding's own parameters anew; by default there are none."""
+
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The rule for a sequence of `horizon` tokens; NoPE's unless a subclass says otherwise.
 

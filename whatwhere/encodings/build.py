@@ -57,9 +57,7 @@ def make(
     return build(expression, shape, Context(train_length, factor, max_length))
 
 
-def build(
-    expression: str | Expression, shape: Shape, context: Context | None = None
-) -> Encoding:
+def build(expression: str | Expression, shape: Shape, context: Context | None = None) -> Encoding:
     """The encoding of an expression for a shape; its modifiers are applied, spectra first."""
     if isinstance(expression, str):
         expression = parse(expression)

@@ -109,7 +109,9 @@ def _part(node: ast.expr, text: str) -> Part:
             raise ValueError(f"options of {node.func.id!r} in {text!r} go by name: option=value")
         keys = [(item.arg, _value(item.value, text)) for item in node.keywords if item.arg]
         return Part(node.func.id, tuple(keys))
-    raise ValueError(f"{ast.unparse(node)!r} in {text!r} is no encoding: write name(option=value,…)")
+    raise ValueError(
+        f"{ast.unparse(node)!r} in {text!r} is no encoding: write name(option=value,…)"
+    )
 
 
 def _value(node: ast.expr, text: str) -> Any:

@@ -68,8 +68,17 @@ class Fire(Encoding):
                 f"init_slope is {init_slope}, init_threshold {init_threshold}: both must be > 0"
             )
         self.hidden, self.out = nn.Linear(1, width), nn.Linear(width, shape.heads)
-        self.slope = nn.Parameter(torch.tensor(float(init_slope)))
-        self.threshold = nn.Parameter(torch.tensor(float(init_threshold)))
+        self.init_slope, self.init_threshold = float(init_slope), float(init_threshold)
+        self.slope = nn.Parameter(torch.empty(()))
+        self.threshold = nn.Parameter(torch.empty(()))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the MLP; set c and L to their initial values."""
+        self.hidden.reset_parameters()
+        self.out.reset_parameters()
+        nn.init.constant_(self.slope, self.init_slope)
+        nn.init.constant_(self.threshold, self.init_threshold)
 
     @property
     def relative(self) -> bool:

@@ -21,7 +21,7 @@ class RoPE(Turning):
     """score = Σ_c Re[q_c conj(k_c) e^(I (i-j) θ_c)] / √d over pairs of channels, θ from a spectrum.
 
     Options:
-        layout: pairs (c, c + r/2) "half" (Hugging Face) or (2c, 2c + 1) "interleaved" (Meta, paper).
+        layout: pairs (c, c + r/2) "half" (Hugging Face), (2c, 2c + 1) "interleaved" (Meta, paper).
         partial: rotate the first floor(head_dim · partial) channels; the exponent uses *that*
             number (GPT-NeoX, StableLM, Phi).
             p-RoPE is not this but a spectrum, `proportional`: exponent and pairing use head_dim,

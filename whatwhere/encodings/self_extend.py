@@ -48,9 +48,7 @@ class SelfExtend(Wrapper):
         rule = self.inner.rule(horizon, training=training)
         query, key = rule.only.query, rule.only.key
         grouped = Term(
-            query.moved(
-                Reindex(group=self.group, offset=self.window - self.window // self.group)
-            ),
+            query.moved(Reindex(group=self.group, offset=self.window - self.window // self.group)),
             key.moved(Reindex(group=self.group)),
             far(self.window),
         )

@@ -7,7 +7,7 @@ that nothing is rotated here: queries and keys go raw to `attend`, and keys raw 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +53,9 @@ class Attention(nn.Module):
         if cache is not None:
             k, v = cache.update(layer, k, v)
         dropout = self.dropout if self.training else 0.0
-        return self.out(attend(q, k, v, rule, where=where, dropout=dropout).transpose(1, 2).flatten(2))
+        return self.out(
+            attend(q, k, v, rule, where=where, dropout=dropout).transpose(1, 2).flatten(2)
+        )
 
 
 class MLP(nn.Module):
@@ -122,15 +124,25 @@ class Decoder(nn.Module):
         self.use(config.encoding)
 
     def reset_parameters(self) -> None:
-        """Normal weights of standard deviation 0.02, those that end a residual branch smaller."""
-        for module in self.modules():
+        """Normal weights of standard deviation 0.02, those that end a residual branch smaller.
+
+        The encoding's own parameters come last, so that after `torch.manual_seed(seed)` every
+        encoding gives the same weights everywhere else.
+        """
+        for module in (self.embedding, self.head, *self.blocks.modules()):
             if isinstance(module, nn.Linear | nn.Embedding):
                 nn.init.normal_(module.weight, std=0.02)
-                if isinstance(module, nn.Linear) and module.bias is not None:
-                    nn.init.zeros_(module.bias)
         for block in self.blocks:
+            assert isinstance(block, Block)
             for last in (block.attention.out, block.mlp.out):
                 nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.layers))
+        for encoding in self.trained:
+            encoding.reset_parameters()
+
+    @property
+    def trained(self) -> list[Encoding]:
+        """The encodings that hold parameters: one for the model, or one a layer."""
+        return cast(list[Encoding], list(self.encodings))
 
     @property
     def device(self) -> torch.device:
@@ -156,8 +168,7 @@ class Decoder(nn.Module):
             )
         context = Context(self.config.train_length, factor, self.config.max_length)
         self._active = [
-            modify(encoding, parsed.modifiers, context).to(self.device)
-            for encoding in self.encodings
+            modify(encoding, parsed.modifiers, context).to(self.device) for encoding in self.trained
         ]
 
     def forward(
@@ -233,7 +244,12 @@ class Decoder(nn.Module):
         positions = positions[None] if positions.dim() == 1 else positions
         if cache is None:
             where = Where(
-                n, n, positions, positions, q_documents=documents, k_documents=documents,
+                n,
+                n,
+                positions,
+                positions,
+                q_documents=documents,
+                k_documents=documents,
                 k_valid=valid,
             )
             return where, where.q_pos
