@@ -106,11 +106,19 @@ def test_shown_commands_parse(document: str, arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [args for _, args in COMMANDS if args and args[0] in CHEAP])
-def test_shown_cheap_commands_run(arguments: list[str], tmp_path: Path) -> None:
+def test_shown_cheap_commands_run(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from whatwhere.cli import app
+
     if any(word.startswith("results") for word in arguments):
         pytest.skip("reads what an earlier command wrote")
-    script = f"import sys; sys.argv[1:] = {arguments!r}\nfrom whatwhere.cli import main; main()"
-    assert run_python(script, tmp_path).strip()
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert done.output.strip()
 
 
 def test_shown_make_targets_exist() -> None:
