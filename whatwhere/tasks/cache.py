@@ -1,4 +1,4 @@
-"""Files that are made once and kept: where they lie, and how to write one so that a kill is safe."""
+"""Files that are made once and kept: where they lie, and how a kill cannot break one."""
 
 from __future__ import annotations
 

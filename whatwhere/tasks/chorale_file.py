@@ -16,9 +16,9 @@ def read_json(path: Path) -> dict[str, list[list[list[int]]]]:
     """The pieces of each split: {"train": [piece, ...], "valid": ..., "test": ...}.
 
     A piece is a list of steps, a step the MIDI pitches [soprano, alto, tenor, bass], -1 for
-    silence. The authors' own jsb-chorales-16th.json has no -1: its steps are shorter where a voice rests
-    and do not say which, so the silence is put below the notes that are left. Pitches may be
-    written as 67.0. The authors' split and order are kept.
+    silence. The authors' own jsb-chorales-16th.json has no -1: its steps are shorter where a voice
+    rests and do not say which, so the silence is put below the notes that are left. Pitches may
+    be written as 67.0. The authors' split and order are kept.
 
     FileNotFoundError without a file, UnknownName (a ValueError) for another split, ValueError
     naming the first place that is not in this format.

@@ -12,13 +12,14 @@ import queue
 import subprocess
 import sys
 import tempfile
-import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from whatwhere.tasks import corpus_worker
 from whatwhere.tasks.cache import cache_dir, write_atomically
@@ -89,14 +90,15 @@ def parse(only: Sequence[str] = (), progress: Progress | None = None) -> Corpus:
     grids: dict[str, Grid] = {}
     skipped: dict[str, str] = {}
     total = 0
-    for line in _lines(only):
-        total = line["total"]
-        if "steps" in line:
-            grids[line["file"]] = line["steps"]
-        else:
-            skipped[line["file"]] = line["reason"]
-        if progress is not None:
-            progress(len(grids) + len(skipped), total)
+    with closing(_lines(only)) as lines:  # an error in `progress` must end the workers too
+        for line in lines:
+            total = line["total"]
+            if "steps" in line:
+                grids[line["file"]] = line["steps"]
+            else:
+                skipped[line["file"]] = line["reason"]
+            if progress is not None:
+                progress(len(grids) + len(skipped), total)
     if not grids or len(grids) + len(skipped) != total:
         raise RuntimeError(
             f"music21 {version()} gave {len(grids)} chorales and {len(skipped)} files without one, "
@@ -116,13 +118,13 @@ def _read(path: Path, header: dict[str, Any]) -> Corpus | None:
         return None
 
 
-def _lines(only: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """What the workers print, as it comes. Leaving the iterator ends the workers."""
+def _lines(only: Sequence[str]) -> Generator[dict[str, Any], None, None]:
+    """What the workers print, as it comes. Closing the generator ends the workers."""
     count = min(MOST_WORKERS, _cores())
     # -P keeps this directory, whose file names are common words, off the workers' module path.
     command = [sys.executable, "-P", corpus_worker.__file__]
     arrived: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    with tempfile.TemporaryFile() as complaints:
+    with tempfile.TemporaryFile() as complaints, ThreadPoolExecutor(count) as readers:
         workers = [
             subprocess.Popen(
                 [*command, str(index), str(count), *only],
@@ -133,33 +135,30 @@ def _lines(only: Sequence[str]) -> Iterator[dict[str, Any]]:
             )
             for index in range(count)
         ]
-        readers = [
-            threading.Thread(target=_forward, args=(worker.stdout, arrived), daemon=True)
-            for worker in workers
-        ]
         try:
-            for reader in readers:
-                reader.start()
+            reading = [readers.submit(_forward, worker, arrived) for worker in workers]
             for _ in workers:
                 while (line := arrived.get()) is not None:
                     yield json.loads(line)
+            for reader in reading:
+                reader.result()
             if any(worker.wait() for worker in workers):
                 complaints.seek(0)
                 reason = complaints.read().decode(errors="replace").strip()
                 raise RuntimeError(f"music21 {version()} could not read its corpus:\n{reason}")
         finally:
             for worker in workers:
-                worker.kill()
-                worker.wait()
-            for reader in readers:
-                reader.join()
+                worker.kill()  # which ends its reader, for which the executor waits
 
 
-def _forward(source: IO[str], arrived: queue.SimpleQueue[str | None]) -> None:
-    with source:
-        for line in source:
-            arrived.put(line)
-    arrived.put(None)
+def _forward(worker: subprocess.Popen[str], arrived: queue.SimpleQueue[str | None]) -> None:
+    """Pass on what `worker` prints, then None: always, or `_lines` would wait for ever."""
+    try:
+        with worker:  # also waits for its end
+            for line in worker.stdout or ():
+                arrived.put(line)
+    finally:
+        arrived.put(None)
 
 
 def _cores() -> int:

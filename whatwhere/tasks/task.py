@@ -26,9 +26,9 @@ class Task:
 
     name: str
     vocab_size: int
-    train: Int64[Tensor, " tokens"]
-    valid: Int64[Tensor, " tokens"]
-    test: Int64[Tensor, " tokens"]
+    train: Int64[Tensor, " train"]
+    valid: Int64[Tensor, " valid"]
+    test: Int64[Tensor, " test"]
     unit: str
     describe: str
     metadata: dict[str, Any] = field(default_factory=dict[str, Any])

@@ -1,0 +1,45 @@
+"""The cache directory, and a write that is whole or not at all."""
+
+import os
+
+import pytest
+
+from whatwhere.tasks.cache import cache_dir, write_atomically
+
+
+def test_the_variable_chooses_the_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("WHATWHERE_CACHE", str(tmp_path))
+    assert cache_dir() == tmp_path
+
+
+@pytest.mark.skipif(os.name != "posix", reason="XDG is a POSIX convention")
+def test_the_platform_chooses_otherwise(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("WHATWHERE_CACHE", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_dir() == tmp_path / "xdg" / "whatwhere"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert cache_dir() == tmp_path / ".cache" / "whatwhere"
+
+
+def test_a_write_replaces_the_old_file(tmp_path):
+    path = tmp_path / "new" / "file.json"
+    write_atomically(path, "old")
+    write_atomically(path, "ü")
+    assert path.read_text(encoding="utf-8") == "ü"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_write_that_dies_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "file.json"
+    write_atomically(path, "old")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(path, "new")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
