@@ -45,9 +45,8 @@ class Sdpa:
         k = repeat_heads(rule.only.key(call.k, where.k_pos), heads)
         v = repeat_heads(rule.map_value(call.v, where.k_pos), heads)
         q, k, v = _equal_widths(q, k, v)
-        bias = rule.bias(heads, where.q_pos, where.k_pos)
-        causal = bias is None and where.plain_causal
-        mask = None if causal else _mask(call, bias)
+        causal = len(rule.biases) == 0 and where.plain_causal
+        mask = None if causal else _mask(rule, call)
         out = F.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, dropout_p=call.dropout, is_causal=causal, scale=call.scale
         )[..., :width]
@@ -74,14 +73,20 @@ def _cudnn_takes(q: Tensor, v: Tensor) -> bool:
     return hopper and torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def _mask(call: Call, bias: Tensor | None) -> Tensor | None:
+def _mask(rule: ScoreRule, call: Call) -> Tensor | None:
+    """Visibility and biases as one dense mask, made once per forward pass and rule."""
     where = call.where
-    if where.everything:
-        return None if bias is None else bias.to(call.q.dtype)
-    visible = where.visible()[:, None]
-    if bias is None:
-        return visible
-    return bias.to(call.q.dtype).masked_fill(~visible, float("-inf"))
+    if len(rule.biases) == 0:
+        return None if where.everything else where.visible()[:, None]
+    key = ("mask", rule.biases)
+    if key not in where.derived:
+        bias = rule.bias(call.q.shape[1], where.q_pos, where.k_pos)
+        assert bias is not None
+        mask = bias.to(call.q.dtype)
+        if not where.everything:
+            mask = mask.masked_fill(~where.visible()[:, None], float("-inf"))
+        where.derived[key] = mask
+    return where.derived[key]
 
 
 def _zero_blind_rows(out: Tensor, call: Call) -> Tensor:
