@@ -113,6 +113,8 @@ def _spectrum(part: Part, context: Context, own: Spectrum | None) -> Spectrum:
         if key in options:
             continue
         value = context.default(key)
+        if key == "factor" and family.parameters[key] is not None:
+            value = None  # no ratio of lengths: dynamic_ntk's multiplies the ratio that it reads
         if key == "base" and own is not None:
             value = dict(own.options).get("base")
         if value is not None:
