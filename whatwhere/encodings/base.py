@@ -248,8 +248,13 @@ def horizon_of(horizon: int | None, name: str) -> int:
     return horizon
 
 
-def choice(name: str, value: str, known: tuple[str, ...]) -> str:
-    """The value, or UnknownName with the nearest of the known ones."""
+def choice(name: str, value: str | None, known: tuple[str, ...]) -> str:
+    """The value, or UnknownName with the nearest of the known ones.
+
+    None stands for "none" where that is known: the word is read so in an expression.
+    """
+    if value is None and "none" in known:
+        return "none"
     if value not in known:
         raise UnknownName(did_you_mean(name, value, known))
     return value

@@ -48,7 +48,7 @@ class PoPE(Turning):
         self,
         shape: Shape,
         spectrum: Spectrum | None = None,
-        delta_init: str = "zero",
+        delta_init: str | None = "zero",
         delta_bound: str = "clamp",
         magnitude: Any = "softplus",
         partial: float = 1.0,
@@ -66,7 +66,7 @@ class PoPE(Turning):
                 f"one of {shape.head_dim} channels"
             )
         self.phases = Phases(spectrum or geometric(), 2 * channels)
-        learned = delta_init != "none"
+        learned = self.delta_init != "none"
         self.delta = nn.Parameter(torch.empty(shape.heads, channels)) if learned else None
         self.reset_parameters()
 

@@ -40,7 +40,7 @@ class RoPE(Turning):
         spectrum: Spectrum | None = None,
         layout: Any = "half",
         partial: float = 1.0,
-        values: str = "none",
+        values: str | None = "none",
     ) -> None:
         super().__init__(shape)
         self.layout: Any = choice("layout of rope", layout, ("half", "interleaved"))
