@@ -47,8 +47,19 @@ __all__ = [
     "spectra",
 ]
 
-_MODULES = ("attention", "cache", "encodings", "maps", "phases", "positions", "regions", "rule")
-_MODULES += ("spectra", "nn", "tasks")
+_MODULES = (
+    "attention",
+    "cache",
+    "encodings",
+    "maps",
+    "nn",
+    "phases",
+    "positions",
+    "regions",
+    "rule",
+    "spectra",
+    "tasks",
+)
 
 _HOME = {
     "attention": ("Unsupported", "Where", "attend", "backend_reasons"),

@@ -82,10 +82,10 @@ def parse(text: str) -> Expression:
     parts = tuple(_part(node, text) for node in _summands(tree))
     expression = Expression(parts)
     if parts[0].name not in encodings():
-        hint = ""
-        if parts[0].name in (*modifiers(), *spectra.TABLE):
-            hint = f". {parts[0].name!r} modifies another: write e.g. 'rope+{parts[0].name}'"
-        raise UnknownName(did_you_mean("encoding", parts[0].name, encodings()) + hint)
+        name = parts[0].name
+        if name in (*modifiers(), *spectra.TABLE):
+            raise UnknownName(f"{name!r} modifies another encoding: write e.g. 'rope+{name}'")
+        raise UnknownName(did_you_mean("encoding", name, encodings()))
     for part in parts[1:]:
         if part.name not in modifiers() and part.name not in spectra.TABLE:
             known = [*modifiers(), *spectra.TABLE]

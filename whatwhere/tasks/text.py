@@ -57,7 +57,7 @@ def text(path: str | PathLike[str]) -> Task:
 
 
 def load(data: Path | None = None, progress: Progress | None = None) -> Task:
-    """The loader in the table: `text(data)`; ValueError without a file."""
+    """The bytes of a file of your own: `text(data)`. ValueError without a file."""
     if data is None:
         raise ValueError("task 'text' needs data=FILE, the file whose bytes it reads")
     return text(data)
