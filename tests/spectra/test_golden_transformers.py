@@ -125,33 +125,37 @@ def cases() -> list[Case]:
     return found + yarn_cases() + llama3_cases()
 
 
+def yarn_case(dim: int, base: float, factor: float, length: int, **options: Any) -> Case:
+    spectrum = spectra.yarn(factor=factor, train_length=length, base=base, **options)
+    parameters = {"rope_theta": base, "factor": factor, **options}
+    parameters["original_max_position_embeddings"] = length
+    # gamma = (i - low)/(high - low) in float32: low rounds by u d/2, a narrow ramp is at least one
+    # pair wide, and 1 - gamma and the division round a few times more.
+    ramp = (dim / 2 + 6) * (factor - 1)
+    return Case("yarn", spectrum, parameters, dim, ramp=ramp)
+
+
 def yarn_cases() -> list[Case]:
-    found = []
-    for dim, base, factor, options in [
-        (64, 10000.0, 8.0, {}),
-        (128, 10000.0, 10.0, {}),
-        (128, 1e6, 4.0, {"truncate": False}),
-        (96, 10000.0, 32.0, {"truncate": False}),
-        (128, 500000.0, 40.0, {"mscale": 1.0, "mscale_all_dim": 1.0}),
-        (64, 10000.0, 40.0, {"mscale": 0.707, "mscale_all_dim": 1.3}),
-        (64, 10000.0, 6.0, {"attention_factor": 1.7}),
-        (64, 10000.0, 6.0, {"attention_factor": 0.9, "mscale": 2.0, "mscale_all_dim": 1.0}),
-        (80, 10000.0, 5.0, {"beta_fast": 20.0, "beta_slow": 2.5}),
-        # The slowest pair turns more than once: the upper end runs past the last pair.
-        (8, 50.0, 4.0, {}),
-        # Both ends round to pair 0: the ramp is the 0.001 that keeps it from being a division by 0.
-        (8, 1e12, 4.0, {"beta_fast": 120.0, "beta_slow": 110.0, "truncate": False}),
-        (16, 10000.0, 1.0, {}),
-    ]:
-        for length in (700, 4096):
-            spectrum = spectra.yarn(factor=factor, train_length=length, base=base, **options)
-            parameters = {"rope_theta": base, "factor": factor, **options}
-            parameters["original_max_position_embeddings"] = length
-            # gamma = (i - low)/(high - low) in float32: low rounds by u d/2, a narrow ramp is at
-            # least one pair wide, and 1 - gamma and the division round a few times more.
-            ramp = (dim / 2 + 6) * (factor - 1)
-            found.append(Case("yarn", spectrum, parameters, dim, ramp=ramp))
-    return found
+    found = [
+        yarn_case(dim, base, factor, length, **options)
+        for length in (700, 4096)
+        for dim, base, factor, options in [
+            (64, 10000.0, 8.0, {}),
+            (128, 10000.0, 10.0, {}),
+            (128, 1e6, 4.0, {"truncate": False}),
+            (96, 10000.0, 32.0, {"truncate": False}),
+            (128, 500000.0, 40.0, {"mscale": 1.0, "mscale_all_dim": 1.0}),
+            (64, 10000.0, 40.0, {"mscale": 0.707, "mscale_all_dim": 1.3}),
+            (64, 10000.0, 6.0, {"attention_factor": 1.7}),
+            (64, 10000.0, 6.0, {"attention_factor": 0.9, "mscale": 2.0, "mscale_all_dim": 1.0}),
+            (80, 10000.0, 5.0, {"beta_fast": 20.0, "beta_slow": 2.5}),
+            (16, 10000.0, 1.0, {}),
+            # The slowest pair turns more than once: the upper end runs past the last pair.
+            (8, 50.0, 4.0, {}),
+        ]
+    ]
+    # Both ends round to pair 0, and 0.001 keeps the ramp from being a division by zero.
+    return [*found, yarn_case(64, 10000.0, 4.0, 5)]
 
 
 def llama3_cases() -> list[Case]:
