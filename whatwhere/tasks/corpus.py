@@ -28,7 +28,7 @@ from whatwhere.tasks.task import Progress
 FORMAT = 1
 """Raise it when a grid of the same score would come out differently."""
 
-MOST_WORKERS = 4  # each holds music21, about 150 MB
+MOST_WORKERS = 4  # each holds music21, about 100 MB
 
 Grid = list[list[int]]
 """Steps × (soprano, alto, tenor, bass): MIDI pitches, -1 for silence."""

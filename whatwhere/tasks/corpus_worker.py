@@ -10,6 +10,7 @@ every script without `if __name__ == "__main__"`.
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import sys
@@ -84,6 +85,7 @@ def grid(parts: list[Any]) -> list[list[int]]:
 def main(index: int, count: int, wanted: list[str]) -> None:
     """Print the lines of one worker; `wanted` are file names, none means all."""
     output, sys.stdout = sys.stdout, sys.stderr  # whatever music21 prints is not ours
+    gc.set_threshold(200_000, 20, 20)  # a quarter faster: scores are large and full of cycles
     chosen = [path for path in files() if not wanted or path.name in wanted]
     for path in chosen[index::count]:
         result = read(path)
