@@ -78,7 +78,9 @@ def _mask(rule: ScoreRule, call: Call) -> Tensor | None:
     where = call.where
     if len(rule.biases) == 0:
         return None if where.everything else where.visible()[:, None]
-    key = ("mask", rule.biases)
+    # Everything that enters the value: a mask of another dtype is read as garbage by the CPU's
+    # kernel, one made without gradients would silently take them from a learned bias.
+    key = ("mask", rule.biases, call.q.shape[1], call.q.dtype, torch.is_grad_enabled())
     if key not in where.derived:
         bias = rule.bias(call.q.shape[1], where.q_pos, where.k_pos)
         assert bias is not None
