@@ -54,11 +54,11 @@ class Angles:
         return self.turns.shape[0]
 
     def phase(
-        self, positions: Int[Tensor, "... n"], dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "... n f"]:
+        self, positions: Int[Tensor, "..."], dtype: torch.dtype = torch.float32
+    ) -> Float[Tensor, "... f"]:
         """Phase of every frequency at every position, in radians within [-pi, pi).
 
-        Shapes: positions (…, n) int64 -> (…, n, f) in `dtype` (float32 or float64).
+        Shapes: positions (…) int64 -> (…, f) in `dtype` (float32 or float64).
         """
         turned = positions[..., None] * self.turns
         if self.start_turns is not None and self.start > 0:

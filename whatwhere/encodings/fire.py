@@ -37,7 +37,7 @@ class _Interpolated:
         ratio = distance / ceiling.clamp(min=torch.finfo(dtype).tiny)
         ratio = ratio.to(self.hidden.weight.dtype)
         per_head = self.out(torch.relu(self.hidden(ratio[..., None])))
-        index = heads.expand(*torch.broadcast_shapes(heads.shape, ratio.shape))[..., None]
+        index = heads.expand(torch.broadcast_shapes(heads.shape, ratio.shape))[..., None]
         return per_head.expand(*index.shape[:-1], -1).gather(-1, index).squeeze(-1)
 
 
