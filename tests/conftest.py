@@ -1,5 +1,6 @@
 """Runs before any test imports whatwhere: shapes and types are checked in tests, and only there."""
 
+import os
 from collections.abc import Iterator
 
 import jaxtyping
@@ -30,6 +31,12 @@ def pytest_configure(config: pytest.Config) -> None:
     """Keep torch to one thread: pytest-xdist's processes share the cores."""
     del config
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """Where tensors are put: WHATWHERE_DEVICE=cuda runs the same tests on a GPU."""
+    return torch.device(os.environ.get("WHATWHERE_DEVICE", "cpu"))
 
 
 @pytest.fixture

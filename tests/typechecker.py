@@ -3,7 +3,10 @@
 from collections.abc import Callable
 from typing import Any, Self, get_args
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
+
+# An int is a float wherever Python lets it be one (PEP 484): leaky_rerope(factor=2).
+_typed = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def check(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -15,4 +18,4 @@ def check(function: Callable[..., Any]) -> Callable[..., Any]:
     function.__annotations__ = {
         name: Any if Self in (hint, *get_args(hint)) else hint for name, hint in hints.items()
     }
-    return beartype(function)
+    return _typed(function)
