@@ -1,0 +1,179 @@
+"""Which of torch's attention kernels takes these widths here: tried once, remembered.
+
+No document says it: cuDNN 9.19 under torch 2.11 trains at widths 256/128 although its own message
+denies 128/64, a check in newer torch refuses 256/128, and FlashAttention-2 wants equal widths
+(kernels.md §3). So each kernel runs forward and backward on a few tokens and is compared with
+float64; the first that agrees is taken.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from whatwhere.attention.backend import Call, repeat_heads
+
+__all__ = ["KERNELS", "Widths", "chosen", "reasons", "run"]
+
+#: In order of preference; measured on Hopper in kernels.md §1.
+KERNELS = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+}
+_ENABLED: dict[str, Callable[[], bool]] = {
+    "cudnn": torch.backends.cuda.cudnn_sdp_enabled,
+    "flash": torch.backends.cuda.flash_sdp_enabled,
+    "efficient": torch.backends.cuda.mem_efficient_sdp_enabled,
+}
+# Errors of a sound kernel are at most a third of these (relative, Frobenius norm).
+_TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 4e-3}
+
+
+@dataclass(frozen=True)
+class Widths:
+    """What a kernel may refuse by: everything but batch, number of heads and exact length."""
+
+    device: int
+    dtype: torch.dtype
+    features: int
+    values: int
+    groups: int
+    causal: bool
+    square: bool
+    round: bool
+    single: bool
+    gradient: bool
+
+    @classmethod
+    def of(cls, call: Call, features: int, dtype: torch.dtype, gradient: bool) -> Widths:
+        """The widths of a call whose maps give `features` features."""
+        queries, keys = call.where.queries, call.where.keys
+        return cls(
+            device=call.device.index or 0,
+            dtype=dtype,
+            features=features,
+            values=call.v.shape[-1],
+            groups=call.q.shape[1] // call.k.shape[1],
+            causal=call.where.causal,
+            square=queries == keys,
+            round=queries % 64 == 0 and keys % 64 == 0,
+            single=queries == 1 or keys == 1,
+            gradient=gradient,
+        )
+
+
+def run(
+    kernel: str | None,
+    q: Float[Tensor, "b h nq f"],
+    k: Float[Tensor, "b g nk f"],
+    v: Float[Tensor, "b g nk dv"],
+    causal: bool,
+    scale: float,
+) -> Float[Tensor, "b h nq dv"]:
+    """softmax(q k^T · scale) v by the named kernel; None lets torch choose (on a CPU)."""
+    width, gap = v.shape[-1], q.shape[-1] - v.shape[-1]
+    if kernel == "flash" and gap > 0:
+        v = F.pad(v, (0, gap))
+    if kernel in (None, "efficient"):
+        k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    grouped = q.shape[1] != k.shape[1]
+    if kernel is None:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+    with sdpa_kernel(KERNELS[kernel]):
+        out = F.scaled_dot_product_attention(
+            q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped
+        )
+    return out if out.shape[-1] == width else out[..., :width]
+
+
+_TRIED: dict[tuple[Widths, str, bool], str | None] = {}
+
+
+def reasons(widths: Widths) -> dict[str, str | None]:
+    """For each kernel up to the first that works, None or its reason not to."""
+    found: dict[str, str | None] = {}
+    strict = torch.are_deterministic_algorithms_enabled()
+    for kernel in KERNELS:
+        if not _ENABLED[kernel]():
+            found[kernel] = "switched off (torch.backends.cuda)"
+            continue
+        key = (widths, kernel, strict)
+        if key not in _TRIED:
+            if torch.cuda.is_current_stream_capturing():
+                found[kernel] = "not tried before the CUDA graph capture: call once outside it"
+                continue
+            _TRIED[key] = _try(kernel, widths)
+        found[kernel] = _TRIED[key]
+        if found[kernel] is None:
+            break
+    return found
+
+
+# A compiled graph holds the answer: the trial itself is not part of it.
+@torch.compiler.assume_constant_result
+def _first(*fields: object) -> str:
+    found = reasons(Widths(*fields))  # type: ignore[arg-type]
+    return next((kernel for kernel, reason in found.items() if reason is None), "")
+
+
+def chosen(widths: Widths) -> str | None:
+    """The first kernel that works at these widths, or None."""
+    fields = (getattr(widths, name) for name in Widths.__dataclass_fields__)
+    return _first(*fields) or None
+
+
+def _try(kernel: str, widths: Widths) -> str | None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch lists every kernel's complaint as a warning
+        try:
+            ours = _trial(widths, lambda q, k, v, causal: run(kernel, q, k, v, causal, 0.1), False)
+        except (RuntimeError, ValueError) as error:
+            return str(error).strip().split("\n")[0]
+    truth = _trial(widths, _definition, True)
+    for name, got, wanted in zip(("output", "dq", "dk", "dv"), ours, truth, strict=False):
+        error = float((got.double() - wanted).norm() / wanted.norm())
+        if not error <= _TOLERANCE[widths.dtype]:
+            return f"its {name} is off by {error:.1e} from float64 at these widths"
+    return None
+
+
+def _trial(
+    widths: Widths, attention: Callable[[Tensor, Tensor, Tensor, bool], Tensor], exact: bool
+) -> list[Tensor]:
+    """Output, and gradients if wanted, for the same few random tokens at every call."""
+    device = torch.device("cuda", widths.device)
+    generator = torch.Generator(device).manual_seed(0)
+    keys = 1 if widths.single else 128 if widths.round else 67
+    queries = keys if widths.square else keys + (64 if widths.round else 7)
+    with torch.enable_grad():
+        tensors = [
+            torch.randn(2, heads, tokens, width, device=device, generator=generator)
+            .to(widths.dtype)
+            .to(torch.float64 if exact else widths.dtype)
+            .requires_grad_(widths.gradient)
+            for heads, tokens, width in (
+                (2 * widths.groups, queries, widths.features),
+                (2, keys, widths.features),
+                (2, keys, widths.values),
+            )
+        ]
+        out = attention(*tensors, widths.causal)  # type: ignore[arg-type]
+        grads = torch.autograd.grad(out.sin().sum(), tensors) if widths.gradient else ()
+    return [out.detach(), *grads]
+
+
+def _definition(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+    k, v = repeat_heads(k, q.shape[1]), repeat_heads(v, q.shape[1])
+    scores = (q @ k.mT) * 0.1
+    if causal:
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)
+        scores = scores.masked_fill(hidden, float("-inf"))
+    return scores.softmax(dim=-1) @ v
