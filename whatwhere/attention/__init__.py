@@ -14,6 +14,7 @@ from torch import Tensor
 
 from whatwhere.attention.backend import Backend, Call, Unsupported
 from whatwhere.attention.flex import Flex
+from whatwhere.attention.fused import Fused
 from whatwhere.attention.reference import Reference
 from whatwhere.attention.sdpa import Sdpa
 from whatwhere.attention.where import Where
@@ -23,7 +24,7 @@ from whatwhere.rule import ScoreRule
 __all__ = ["BACKENDS", "Call", "Unsupported", "Where", "attend", "backend_reasons"]
 
 #: In order of preference for backend="auto".
-BACKENDS: tuple[Backend, ...] = (Sdpa(), Flex(), Reference())
+BACKENDS: tuple[Backend, ...] = (Fused(), Sdpa(), Flex(), Reference())
 
 
 def attend(
