@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from whatwhere import spectra
@@ -116,10 +117,29 @@ def _spectrum(part: Part, context: Context, own: Spectrum | None) -> Spectrum:
         if key == "factor" and family.parameters[key] is not None:
             value = None  # no ratio of lengths: dynamic_ntk's multiplies the ratio that it reads
         if key == "base" and own is not None:
-            value = dict(own.options).get("base")
+            value = _trained_base(own, part)
         if value is not None:
             options[key] = value
     return family(**options)
+
+
+def _trained_base(own: Spectrum, part: Part) -> float:
+    """The base of the ladder that was trained, whatever name it has (abf has one of its own).
+
+    Raises ValueError if the trained frequencies are no geometric ladder: a method that starts from
+    one would silently replace them.
+    """
+    dim = 128
+    if not own.length_dependent:
+        trained = own(dim)
+        ratios = [b / a for a, b in pairwise(trained.inv_freq) if a]
+        ladder = max(ratios) - min(ratios) < 1e-9 and trained.inv_freq[0] == 1.0
+        if ladder and trained.inv_freq[-1] > 0 and trained.amplitude == 1.0 and not trained.start:
+            return float(f"{ratios[0] ** (-dim / 2):.12g}")
+    raise ValueError(
+        f"{part.name} starts from a geometric ladder, and the encoding was trained with {own}: "
+        f"write {part.name}(base=…) to replace it knowingly"
+    )
 
 
 def from_dict(data: Mapping[str, Any]) -> Encoding:
