@@ -6,7 +6,6 @@ Only three real chorales are parsed here; the whole corpus is the slow test at t
 import hashlib
 import json
 import os
-import time
 
 import pytest
 
@@ -163,12 +162,11 @@ def test_a_parse_that_is_interrupted_leaves_no_cache_and_no_worker(tmp_path, mon
         raise KeyboardInterrupt
 
     monkeypatch.setattr(corpus.subprocess, "Popen", remembered)
-    before = time.perf_counter()
-    with pytest.raises(KeyboardInterrupt):
-        corpus.load(progress=interrupt)  # of the whole corpus: not finished by itself
-    assert time.perf_counter() - before < 15
+    with pytest.raises(KeyboardInterrupt) as caught:
+        corpus.load(progress=interrupt)
     assert started
-    assert all(worker.poll() is not None for worker in started)
+    assert caught.traceback  # keeps the frames, as a debugger does: their generators live on
+    assert all(worker.poll() not in (None, 0) for worker in started)  # ended, and not by itself
     assert not (tmp_path / "cache").exists()
 
 
@@ -213,7 +211,7 @@ def test_the_whole_corpus(tmp_path, monkeypatch):
     assert not melodies["train"] & melodies["test"]
     assert not melodies["train"] & melodies["valid"]
     assert not melodies["valid"] & melodies["test"]
-    begun = time.perf_counter()
-    again = chorales.load()
-    assert time.perf_counter() - begun < 5
+    seen.clear()
+    again = chorales.load(progress=lambda done, total: seen.append((done, total)))
+    assert not seen  # from the cache
     assert all((again.splits()[name] == stream).all() for name, stream in task.splits().items())

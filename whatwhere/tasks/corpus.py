@@ -51,19 +51,13 @@ def load(progress: Progress | None = None) -> Corpus:
 
     ModuleNotFoundError without music21, RuntimeError if it cannot read its own corpus.
     """
-    header = {
-        "format": FORMAT,
-        "music21": version(),
-        "steps_per_quarter": corpus_worker.STEPS_PER_QUARTER,
-    }
-    path = cache_dir() / "chorales-music21-{music21}-{steps_per_quarter}-v{format}.json".format(
-        **header
-    )
-    if (found := _read(path, header)) is not None:
+    name = f"chorales-music21-{version()}-{corpus_worker.STEPS_PER_QUARTER}-v{FORMAT}.json"
+    path = cache_dir() / name
+    if (found := _read(path)) is not None:
         return found
     result = parse(progress=progress)
     try:
-        write_atomically(path, json.dumps({"header": header, **asdict(result)}))
+        write_atomically(path, json.dumps(asdict(result)))
     except OSError as error:
         warnings.warn(
             f"the chorales could not be cached and will be parsed again next time: {error}; "
@@ -108,11 +102,9 @@ def parse(only: Sequence[str] = (), progress: Progress | None = None) -> Corpus:
     return Corpus(dict(sorted(grids.items())), dict(sorted(skipped.items())))
 
 
-def _read(path: Path, header: dict[str, Any]) -> Corpus | None:
+def _read(path: Path) -> Corpus | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content["header"] != header:
-            return None
         return Corpus(grids=content["grids"], skipped=content["skipped"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
