@@ -194,7 +194,7 @@ class Decoder(nn.Module):
         """
         self._check(tokens, documents, cache)
         where, place = self._where(tokens, positions, documents, valid, cache)
-        horizon = self._horizon(horizon, where, positions is None and valid is None)
+        horizon = self._horizon(horizon, where)
         rules = [encoding.rule(horizon, training=self.training) for encoding in self._active]
         x = self._active[0].embed(self.embedding(tokens), place)
         for layer, block in enumerate(self.blocks):
@@ -256,11 +256,12 @@ class Decoder(nn.Module):
         cache.advance(positions.expand(batch, n), valid)
         return Where(n, cache.length, positions, cache.positions, k_valid=cache.valid), positions
 
-    def _horizon(self, horizon: int | None, where: Where, default: bool) -> int:
+    def _horizon(self, horizon: int | None, where: Where) -> int:
         if horizon is not None:
             return horizon
-        if default or not any(encoding.length_dependent for encoding in self._active):
+        if where.contiguous or not any(encoding.length_dependent for encoding in self._active):
             return where.keys
+        # Packed documents, padding and evicted tokens: the number of keys is not the length.
         return int(where.k_pos.max()) + 1
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
