@@ -12,7 +12,8 @@ import torch
 from conformance.cases import ALL, BATCH, EXACT, GROUPS, HEADS, D, make, value_width, vectors
 from torch import Tensor
 
-from whatwhere.attention import attend
+from whatwhere.attention import Call, Where, attend
+from whatwhere.attention.reference import scores
 from whatwhere.maps import Map
 from whatwhere.rule import ScoreRule
 
@@ -86,7 +87,7 @@ def test_reference_is_the_formula(text: str, device: torch.device) -> None:
 @pytest.mark.parametrize("backend", ["reference", "auto"])
 @torch.no_grad()
 def test_grouped_heads_are_repeated_heads(text: str, backend: str, device: torch.device) -> None:
-    """Query head h reads KV head h // (heads / groups), Hugging Face's order; never h mod groups."""
+    """Query head h reads KV head h // (heads / groups), as in Hugging Face; not h mod groups."""
     rule = make(text, device).rule(64)
     q, k, v = vectors(rule, 13, 13, device)
     found = attend(q, k, v, rule, backend=backend)
@@ -125,10 +126,7 @@ def test_a_query_that_sees_nothing_gives_zero(
 @pytest.mark.parametrize("text", ALL)
 @torch.no_grad()
 def test_the_scale_multiplies_products_alone(text: str, device: torch.device) -> None:
-    """1/√d by default, with d the head's own channels; a bias is not scaled (ALiBi, footnote 10)."""
-    from whatwhere.attention import Call, Where
-    from whatwhere.attention.reference import scores
-
+    """1/√d by default, d the head's own channels; a bias is not scaled (ALiBi, footnote 10)."""
     rule = make(text, device).rule(64)
     if rule.pairwise is not None and getattr(rule.pairwise, "causal_only", False):
         pytest.skip("CoPE's gates are a function of the scaled scores")
