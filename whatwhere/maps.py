@@ -80,6 +80,10 @@ class Decay:
         power = (positions - self.centre).to(dtype)[..., None] * (self.side / self.span)
         return torch.exp(power * rate)
 
+    def slowed(self, factor: float) -> Decay:
+        """The same decay over distances that are `factor` times as long."""
+        return replace(self, span=self.span * factor)
+
 
 @runtime_checkable
 class Map(Protocol):
@@ -189,8 +193,9 @@ class Rotate:
         return replace(self, reindex=reindex)
 
     def slowed(self, factor: float) -> Rotate:
-        """The same rotation with every frequency divided by `factor`."""
-        return replace(self, angles=self.angles.slowed(factor))
+        """The same rotation with every frequency, and the rate of decay, divided by `factor`."""
+        decay = None if self.decay is None else self.decay.slowed(factor)
+        return replace(self, angles=self.angles.slowed(factor), decay=decay)
 
 
 @dataclass(frozen=True, eq=False)
