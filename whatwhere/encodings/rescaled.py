@@ -30,7 +30,6 @@ class Rescaled(Wrapper):
                 f"{spectrum.name} rescales frequencies, and {inner.name!r} has none; apply it to "
                 "rope, pope or xpos, before any other modifier"
             )
-        self.turning: Turning = inner
         self.phases = Phases(spectrum, inner.phases.dim)
 
     @property
