@@ -6,7 +6,9 @@ the softmax. The next product QK is issued before the current PV, so the tensor 
 exponentials are computed. Tiles are visited from the diagonal downwards: the masked ones come
 first and are their own loop.
 
-Inputs are *features*: q (b·h·n, f), k (b·g·n, f), v (b·g·n, dv), as the prep kernel writes them.
+Inputs are *features*, as the prep kernel writes them. A tensor is one matrix for the copy engine,
+either (b·h·n, f) or (b·n, h·f); `at` = (rows of a batch, rows of a head, columns of a head) finds a
+head in it, so neither order of storage is copied into the other.
 """
 
 import triton.experimental.gluon.language as gl
@@ -18,38 +20,47 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-__all__ = ["forward"]
+__all__ = ["forward", "origin"]
 
 _ROWS = gl.constexpr(64)  # query rows of one consumer
 
 
 @gluon.jit
+def origin(at, batch, head):
+    """Row and column of a head's first element in a tensor's matrix."""
+    return batch * at[0] + head * at[1], head * at[2]
+
+
+@gluon.jit
 def _produce(
-    q_desc,
-    k_desc,
-    v_desc,
+    descs,
     rings,
-    q_row,
-    kv_row,
+    corners,
     last,
     count,
     BLOCK: gl.constexpr,
     STAGES: gl.constexpr,
 ):
+    q_desc, k_desc, v_desc = descs
     q_tile, k_ring, v_ring, q_full, k_full, k_free, v_full, v_free = rings
+    q_row, q_column, k_row, k_column, v_row, v_column = corners
     mbarrier.expect(q_full, 2 * q_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(q_desc, [q_row, 0], q_full, q_tile.index(0))
-    tma.async_copy_global_to_shared(q_desc, [q_row + _ROWS, 0], q_full, q_tile.index(1))
+    tma.async_copy_global_to_shared(q_desc, [q_row, q_column], q_full, q_tile.index(0))
+    tma.async_copy_global_to_shared(q_desc, [q_row + _ROWS, q_column], q_full, q_tile.index(1))
     for step in range(count):
         stage = step % STAGES
         phase = (step // STAGES) & 1
-        row = kv_row + (last - step) * BLOCK
+        down = (last - step) * BLOCK
         mbarrier.wait(k_free.index(stage), phase ^ 1)
-        mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(k_desc, [row, 0], k_full.index(stage), k_ring.index(stage))
+        full = k_full.index(stage)
+        mbarrier.expect(full, k_desc.block_type.nbytes)
+        at = [k_row + down, k_column]
+        tma.async_copy_global_to_shared(k_desc, at, full, k_ring.index(stage))
         mbarrier.wait(v_free.index(stage), phase ^ 1)
-        mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(v_desc, [row, 0], v_full.index(stage), v_ring.index(stage))
+        full = v_full.index(stage)
+        mbarrier.expect(full, v_desc.block_type.nbytes)
+        at = [v_row + down, v_column]
+        tma.async_copy_global_to_shared(v_desc, at, full, v_ring.index(stage))
 
 
 @gluon.jit
@@ -179,16 +190,17 @@ def forward(
     q_desc,
     k_desc,
     v_desc,
+    q_at,
+    k_at,
+    v_at,
     out,
+    out_strides,
     lse,
     queries,
     keys,
     heads,
     group,
     head_bundle,
-    out_batch,
-    out_head,
-    out_row,
     scale_log2,
     BLOCK: gl.constexpr,
     F: gl.constexpr,
@@ -211,7 +223,6 @@ def forward(
     batch = index // heads
     head = index % heads
     start = block * 2 * _ROWS
-    kv_row = (batch * (heads // group) + head // group) * keys
 
     count = gl.cdiv(keys, BLOCK)
     if CAUSAL:
@@ -238,16 +249,22 @@ def forward(
         mbarrier.init(v_full.index(stage), count=1)
         mbarrier.init(v_free.index(stage), count=2)
 
-    out_base = batch.to(gl.int64) * out_batch + head.to(gl.int64) * out_head
+    q_row, q_column = origin(q_at, batch, head)
+    k_row, k_column = origin(k_at, batch, head // group)
+    v_row, v_column = origin(v_at, batch, head // group)
+    out_base = batch.to(gl.int64) * out_strides[0] + head.to(gl.int64) * out_strides[1]
     lse_base = (batch * heads + head).to(gl.int64) * queries
     rings = (q_tile, k_ring, v_ring, q_full, k_full, k_free, v_full, v_free)
-    place = (out, lse, out_base, out_row, lse_base, start, queries, keys, last, masked, count)
-    q_row = index * queries + start
+    place = (
+        out, lse, out_base, out_strides[2], lse_base, start, queries, keys, last, masked, count
+    )  # fmt: skip
+    corners = (q_row + start, q_column, k_row, k_column, v_row, v_column)
+    descs = (q_desc, k_desc, v_desc)
     gl.warp_specialize(
         [
             (_consume, (0, rings, place, scale_log2, BLOCK, DV, STAGES, CAUSAL)),
             (_consume, (1, rings, place, scale_log2, BLOCK, DV, STAGES, CAUSAL)),
-            (_produce, (q_desc, k_desc, v_desc, rings, q_row, kv_row, last, count, BLOCK, STAGES)),
+            (_produce, (descs, rings, corners, last, count, BLOCK, STAGES)),
         ],
         [4, 1],
         [240, 24],

@@ -20,6 +20,8 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+from whatwhere.kernels.hopper import origin
+
 __all__ = ["delta", "keys", "queries"]
 
 _ROWS = gl.constexpr(64)
@@ -27,38 +29,49 @@ _LOG2E = gl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def delta(out, grad, result, rows, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """Row sums of out · grad, float32: what the softmax's gradient subtracts."""
+def delta(out, grad, out_strides, grad_strides, result, queries, heads, WIDTH: tl.constexpr,
+          BLOCK: tl.constexpr):  # fmt: skip
+    """Row sums of out · grad, float32 (b, h, n): what the softmax's gradient subtracts."""
+    index = tl.program_id(1)
+    batch = (index // heads).to(tl.int64)
+    head = (index % heads).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    channel = tl.arange(0, WIDTH)
-    place = row[:, None].to(tl.int64) * WIDTH + channel[None, :]
-    inside = (row < rows)[:, None]
-    a = tl.load(out + place, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(grad + place, mask=inside, other=0.0).to(tl.float32)
-    tl.store(result + row, tl.sum(a * b, 1), mask=row < rows)
+    channel = tl.arange(0, WIDTH)[None, :]
+    inside = (row < queries)[:, None]
+    a = out + batch * out_strides[0] + head * out_strides[1] + row[:, None] * out_strides[2]
+    b = grad + batch * grad_strides[0] + head * grad_strides[1] + row[:, None] * grad_strides[2]
+    a = tl.load(a + channel, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(b + channel, mask=inside, other=0.0).to(tl.float32)
+    tl.store(result + index.to(tl.int64) * queries + row, tl.sum(a * b, 1), mask=row < queries)
 
 
 @gluon.jit
 def _feed_queries(
-    descs, rings, q_row, kv_row, last, count, BLOCK: gl.constexpr, STAGES: gl.constexpr
-):
+    descs, rings, corners, last, count, BLOCK: gl.constexpr, STAGES: gl.constexpr
+):  # fmt: skip
     q_desc, g_desc, k_desc, v_desc = descs
+    q_row, q_column, g_row, g_column, k_row, k_column, v_row, v_column = corners
     q_tile, g_tile, k_ring, v_ring, full, k_full, v_full, k_free, v_free = rings
     mbarrier.expect(full, 2 * q_desc.block_type.nbytes + 2 * g_desc.block_type.nbytes)
     for part in gl.static_range(2):
-        row = q_row + part * _ROWS
-        tma.async_copy_global_to_shared(q_desc, [row, 0], full, q_tile.index(part))
-        tma.async_copy_global_to_shared(g_desc, [row, 0], full, g_tile.index(part))
+        at = [q_row + part * _ROWS, q_column]
+        tma.async_copy_global_to_shared(q_desc, at, full, q_tile.index(part))
+        at = [g_row + part * _ROWS, g_column]
+        tma.async_copy_global_to_shared(g_desc, at, full, g_tile.index(part))
     for step in range(count):
         stage = step % STAGES
         phase = (step // STAGES) & 1
-        row = kv_row + (last - step) * BLOCK
+        down = (last - step) * BLOCK
         mbarrier.wait(k_free.index(stage), phase ^ 1)
-        mbarrier.expect(k_full.index(stage), k_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(k_desc, [row, 0], k_full.index(stage), k_ring.index(stage))
+        ready = k_full.index(stage)
+        mbarrier.expect(ready, k_desc.block_type.nbytes)
+        at = [k_row + down, k_column]
+        tma.async_copy_global_to_shared(k_desc, at, ready, k_ring.index(stage))
         mbarrier.wait(v_free.index(stage), phase ^ 1)
-        mbarrier.expect(v_full.index(stage), v_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(v_desc, [row, 0], v_full.index(stage), v_ring.index(stage))
+        ready = v_full.index(stage)
+        mbarrier.expect(ready, v_desc.block_type.nbytes)
+        at = [v_row + down, v_column]
+        tma.async_copy_global_to_shared(v_desc, at, ready, v_ring.index(stage))
 
 
 @gluon.jit
@@ -73,7 +86,9 @@ def _grad_queries(
     CAUSAL: gl.constexpr,
 ):
     q_tile, g_tile, k_ring, v_ring, full, k_full, v_full, k_free, v_free = rings
-    dq, lse, deltas, row_base, start, n_queries, n_keys, last, masked, count = place
+    dq, dq_base, dq_step, lse, deltas, row_base, start, n_queries, n_keys, last, masked, count = (
+        place
+    )
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, F, 16])
     P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
@@ -113,7 +128,7 @@ def _grad_queries(
         mbarrier.arrive(k_free.index(stage))
     out_rows = start + part * _ROWS + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
     channels = gl.arange(0, F, gl.SliceLayout(0, O_LAYOUT))
-    target = dq + (row_base + out_rows)[:, None] * F + channels[None, :]
+    target = dq + dq_base + out_rows[:, None] * dq_step + channels[None, :]
     gl.store(target, (acc * scale).to(dq.dtype.element_ty), mask=(out_rows < n_queries)[:, None])
 
 
@@ -123,7 +138,9 @@ def queries(
     g_desc,
     k_desc,
     v_desc,
+    ats,
     dq,
+    dq_strides,
     lse,
     deltas,
     n_queries,
@@ -146,7 +163,16 @@ def queries(
     width = gl.minimum(head_bundle, gl.num_programs(0) // blocks - bundle * head_bundle)
     index = bundle * head_bundle + inner % width
     start = (blocks - 1 - inner // width) * 2 * _ROWS
-    kv_row = ((index // heads) * (heads // group) + (index % heads) // group) * n_keys
+    batch = index // heads
+    head = index % heads
+    q_at, g_at, k_at, v_at = ats
+    q_row, q_column = origin(q_at, batch, head)
+    g_row, g_column = origin(g_at, batch, head)
+    k_row, k_column = origin(k_at, batch, head // group)
+    v_row, v_column = origin(v_at, batch, head // group)
+    corners = (
+        q_row + start, q_column, g_row + start, g_column, k_row, k_column, v_row, v_column
+    )  # fmt: skip
     count = gl.cdiv(n_keys, BLOCK)
     if CAUSAL:
         count = gl.minimum(count, gl.cdiv(start + 2 * _ROWS, BLOCK))
@@ -173,15 +199,18 @@ def queries(
         mbarrier.init(k_free.index(stage), count=2)
         mbarrier.init(v_free.index(stage), count=2)
     row_base = index.to(gl.int64) * n_queries
-    q_row = index * n_queries + start
+    dq_base = batch.to(gl.int64) * dq_strides[0] + head.to(gl.int64) * dq_strides[1]
     descs = (q_desc, g_desc, k_desc, v_desc)
     rings = (q_tile, g_tile, k_ring, v_ring, full, k_full, v_full, k_free, v_free)
-    place = (dq, lse, deltas, row_base, start, n_queries, n_keys, last, masked, count)
+    place = (
+        dq, dq_base, dq_strides[2], lse, deltas, row_base, start, n_queries, n_keys, last, masked,
+        count,
+    )  # fmt: skip
     gl.warp_specialize(
         [
             (_grad_queries, (0, rings, place, scale, BLOCK, F, STAGES, CAUSAL)),
             (_grad_queries, (1, rings, place, scale, BLOCK, F, STAGES, CAUSAL)),
-            (_feed_queries, (descs, rings, q_row, kv_row, last, count, BLOCK, STAGES)),
+            (_feed_queries, (descs, rings, corners, last, count, BLOCK, STAGES)),
         ],
         [4, 1],
         [240, 24],
@@ -190,31 +219,95 @@ def queries(
 
 @gluon.jit
 def _feed_keys(
-    descs, rings, kv_row, q_row, n_queries, first, blocks, count, BLOCK: gl.constexpr,
-    STAGES: gl.constexpr,
+    descs, rings, ats, batch, group_head, group, start, first, blocks, count,
+    BLOCK: gl.constexpr, STAGES: gl.constexpr,
 ):  # fmt: skip
     q_desc, g_desc, k_desc, v_desc = descs
+    q_at, g_at, k_at, v_at = ats
+    k_row, k_column = origin(k_at, batch, group_head)
+    v_row, v_column = origin(v_at, batch, group_head)
     k_tile, v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free = rings
     mbarrier.expect(full, k_desc.block_type.nbytes + v_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(k_desc, [kv_row, 0], full, k_tile)
-    tma.async_copy_global_to_shared(v_desc, [kv_row, 0], full, v_tile)
+    tma.async_copy_global_to_shared(k_desc, [k_row + start, k_column], full, k_tile)
+    tma.async_copy_global_to_shared(v_desc, [v_row + start, v_column], full, v_tile)
     for step in range(count):
         stage = step % STAGES
         phase = (step // STAGES) & 1
-        row = q_row + (step // blocks) * n_queries + (first + step % blocks) * BLOCK
+        head = group_head * group + step // blocks
+        down = (first + step % blocks) * BLOCK
+        q_row, q_column = origin(q_at, batch, head)
+        g_row, g_column = origin(g_at, batch, head)
         mbarrier.wait(q_free.index(stage), phase ^ 1)
-        mbarrier.expect(q_full.index(stage), q_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(q_desc, [row, 0], q_full.index(stage), q_ring.index(stage))
+        ready = q_full.index(stage)
+        mbarrier.expect(ready, q_desc.block_type.nbytes)
+        at = [q_row + down, q_column]
+        tma.async_copy_global_to_shared(q_desc, at, ready, q_ring.index(stage))
         mbarrier.wait(g_free.index(stage), phase ^ 1)
-        mbarrier.expect(g_full.index(stage), g_desc.block_type.nbytes)
-        tma.async_copy_global_to_shared(g_desc, [row, 0], g_full.index(stage), g_ring.index(stage))
+        ready = g_full.index(stage)
+        mbarrier.expect(ready, g_desc.block_type.nbytes)
+        at = [g_row + down, g_column]
+        tma.async_copy_global_to_shared(g_desc, at, ready, g_ring.index(stage))
+
+
+@gluon.jit
+def _value_step(
+    step,
+    s,
+    acc,
+    rings,
+    passing,
+    lse,
+    extent,
+    scale,
+    BLOCK: gl.constexpr,
+    DV: gl.constexpr,
+    STAGES: gl.constexpr,
+    CAUSAL: gl.constexpr,
+    NEXT: gl.constexpr,
+):
+    """Weights of this block, handed over and into dV, while the next scores are multiplied."""
+    k_tile, _v_tile, q_ring, g_ring, _full, q_full, g_full, q_free, g_free = rings
+    p_ring, p_full, p_free = passing
+    row_base, start, n_queries, _n_keys, first, blocks, _count = extent
+    S_LAYOUT: gl.constexpr = s.type.layout
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
+    column = (first + step % blocks) * BLOCK
+    columns = column + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
+    at = lse + row_base + (step // blocks) * n_queries + columns
+    # exp2(s - inf) is 0: rows past the end add nothing.
+    column_lse = gl.load(at, mask=columns < n_queries, other=float("inf")) * _LOG2E
+    if NEXT:
+        after = step + 1
+        mbarrier.wait(q_full.index(after % STAGES), (after // STAGES) & 1)
+        zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
+        q_t = q_ring.index(after % STAGES).permute((1, 0))
+        s_token = warpgroup_mma(k_tile, q_t, zero, use_acc=False, is_async=True)
+    p = gl.exp2(s * (scale * _LOG2E) - column_lse[None, :])
+    if CAUSAL and column < start + _ROWS:
+        rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, S_LAYOUT))
+        p = gl.where(rows[:, None] <= columns[None, :], p, 0.0)
+    p16 = p.to(q_ring.dtype)
+    mbarrier.wait(p_free.index(step % 2), ((step // 2) & 1) ^ 1)
+    p_ring.index(step % 2).store(p16)
+    mbarrier.arrive(p_full.index(step % 2))
+    stage = step % STAGES
+    mbarrier.wait(g_full.index(stage), (step // STAGES) & 1)
+    operand = gl.convert_layout(p16, P_LAYOUT)
+    token = warpgroup_mma(operand, g_ring.index(stage), acc, is_async=True)
+    if NEXT:
+        s = warpgroup_mma_wait(1, deps=[s_token])
+        mbarrier.arrive(q_free.index(after % STAGES))
+    acc, operand = warpgroup_mma_wait(0, deps=[token, operand])
+    mbarrier.arrive(g_free.index(stage))
+    return s, acc
 
 
 @gluon.jit
 def _grad_values(
     rings,
     passing,
-    place,
+    target,
+    extent,
     scale,
     BLOCK: gl.constexpr,
     DV: gl.constexpr,
@@ -222,97 +315,110 @@ def _grad_values(
     CAUSAL: gl.constexpr,
 ):
     """The first warpgroup: Pᵀ = exp(K Qᵀ - lse), handed over; dV = Σ Pᵀ dO."""
-    k_tile, _v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free = rings
-    p_ring, p_full, p_free = passing
-    dv, _dk, lse, _deltas, row_base, kv_base, start, n_queries, n_keys, first, blocks, count = place
+    k_tile, _v_tile, q_ring, _g_ring, full, q_full, _g_full, q_free, _g_free = rings
+    dv, dv_base, dv_step, lse = target
+    _row_base, start, _n_queries, n_keys, _first, _blocks, count = extent
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DV, 16])
-    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
-    rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, S_LAYOUT))
     acc = gl.zeros([_ROWS, DV], gl.float32, O_LAYOUT)
     zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
-    scale_log2 = scale * _LOG2E
     mbarrier.wait(full, 0)
-    for step in range(count):
-        stage = step % STAGES
-        phase = (step // STAGES) & 1
-        column = (first + step % blocks) * BLOCK
-        columns = column + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
-        inside = columns < n_queries
-        at = lse + row_base + (step // blocks) * n_queries + columns
-        # exp2(s - inf) is 0: rows past the end add nothing.
-        column_lse = gl.load(at, mask=inside, other=float("inf")) * _LOG2E
-        mbarrier.wait(q_full.index(stage), phase)
-        q_t = q_ring.index(stage).permute((1, 0))
-        token = warpgroup_mma(k_tile, q_t, zero, use_acc=False, is_async=True)
-        s = warpgroup_mma_wait(0, deps=[token])
-        mbarrier.arrive(q_free.index(stage))
-        p = gl.exp2(s * scale_log2 - column_lse[None, :])
-        if CAUSAL and column < start + _ROWS:
-            p = gl.where(rows[:, None] <= columns[None, :], p, 0.0)
-        p16 = p.to(q_ring.dtype)
-        slot = step % 2
-        turn = (step // 2) & 1
-        mbarrier.wait(p_free.index(slot), turn ^ 1)
-        p_ring.index(slot).store(p16)
-        mbarrier.arrive(p_full.index(slot))
-        mbarrier.wait(g_full.index(stage), phase)
-        operand = gl.convert_layout(p16, P_LAYOUT)
-        token = warpgroup_mma(operand, g_ring.index(stage), acc, is_async=True)
-        acc, operand = warpgroup_mma_wait(0, deps=[token, operand])
-        mbarrier.arrive(g_free.index(stage))
+    mbarrier.wait(q_full.index(0), 0)
+    q_t = q_ring.index(0).permute((1, 0))
+    token = warpgroup_mma(k_tile, q_t, zero, use_acc=False, is_async=True)
+    s = warpgroup_mma_wait(0, deps=[token])
+    mbarrier.arrive(q_free.index(0))
+    for step in range(count - 1):
+        s, acc = _value_step(
+            step, s, acc, rings, passing, lse, extent, scale, BLOCK, DV, STAGES, CAUSAL, True
+        )
+    s, acc = _value_step(
+        count - 1, s, acc, rings, passing, lse, extent, scale, BLOCK, DV, STAGES, CAUSAL, False
+    )
     out_rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
     channels = gl.arange(0, DV, gl.SliceLayout(0, O_LAYOUT))
-    target = dv + (kv_base + out_rows)[:, None] * DV + channels[None, :]
-    gl.store(target, acc.to(dv.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
+    place = dv + dv_base + out_rows[:, None] * dv_step + channels[None, :]
+    gl.store(place, acc.to(dv.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
+
+
+@gluon.jit
+def _key_step(
+    step,
+    dp,
+    acc,
+    rings,
+    passing,
+    deltas,
+    extent,
+    BLOCK: gl.constexpr,
+    STAGES: gl.constexpr,
+    NEXT: gl.constexpr,
+):
+    """dS of this block into dK, and the next block's dP behind it."""
+    _k_tile, v_tile, q_ring, g_ring, _full, q_full, g_full, q_free, g_free = rings
+    p_ring, p_full, p_free = passing
+    row_base, _start, n_queries, _n_keys, first, blocks, _count = extent
+    S_LAYOUT: gl.constexpr = dp.type.layout
+    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
+    stage = step % STAGES
+    columns = (first + step % blocks) * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
+    at = deltas + row_base + (step // blocks) * n_queries + columns
+    column_delta = gl.load(at, mask=columns < n_queries, other=0.0)
+    mbarrier.wait(p_full.index(step % 2), (step // 2) & 1)
+    p = p_ring.index(step % 2).load(S_LAYOUT).to(gl.float32)
+    mbarrier.arrive(p_free.index(step % 2))
+    ds = (p * (dp - column_delta[None, :])).to(q_ring.dtype)
+    ds = gl.convert_layout(ds, P_LAYOUT)
+    mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
+    token = warpgroup_mma(ds, q_ring.index(stage), acc, is_async=True)
+    if NEXT:
+        after = step + 1
+        mbarrier.wait(g_full.index(after % STAGES), (after // STAGES) & 1)
+        zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
+        g_t = g_ring.index(after % STAGES).permute((1, 0))
+        p_token = warpgroup_mma(v_tile, g_t, zero, use_acc=False, is_async=True)
+        acc, ds = warpgroup_mma_wait(1, deps=[token, ds])
+        mbarrier.arrive(q_free.index(stage))
+        dp = warpgroup_mma_wait(0, deps=[p_token])
+        mbarrier.arrive(g_free.index(after % STAGES))
+    else:
+        acc, ds = warpgroup_mma_wait(0, deps=[token, ds])
+        mbarrier.arrive(q_free.index(stage))
+    return dp, acc
 
 
 @gluon.jit
 def _grad_keys(
     rings,
     passing,
-    place,
+    target,
+    extent,
     scale,
     BLOCK: gl.constexpr,
     F: gl.constexpr,
     STAGES: gl.constexpr,
 ):
     """The second warpgroup: dPᵀ = V dOᵀ, dSᵀ = Pᵀ (dPᵀ - Δ); dK = Σ dSᵀ Q."""
-    _k_tile, v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free = rings
-    p_ring, p_full, p_free = passing
-    _dv, dk, _lse, deltas, row_base, kv_base, start, n_queries, n_keys, first, blocks, count = place
+    _k_tile, v_tile, _q_ring, g_ring, full, _q_full, g_full, _q_free, g_free = rings
+    dk, dk_base, dk_step, deltas = target
+    _row_base, start, _n_queries, n_keys, _first, _blocks, count = extent
     S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
     O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, F, 16])
-    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, O_LAYOUT, 2)
     acc = gl.zeros([_ROWS, F], gl.float32, O_LAYOUT)
     zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
     mbarrier.wait(full, 0)
-    for step in range(count):
-        stage = step % STAGES
-        phase = (step // STAGES) & 1
-        columns = (first + step % blocks) * BLOCK
-        columns = columns + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
-        at = deltas + row_base + (step // blocks) * n_queries + columns
-        column_delta = gl.load(at, mask=columns < n_queries, other=0.0)
-        mbarrier.wait(g_full.index(stage), phase)
-        g_t = g_ring.index(stage).permute((1, 0))
-        token = warpgroup_mma(v_tile, g_t, zero, use_acc=False, is_async=True)
-        slot = step % 2
-        mbarrier.wait(p_full.index(slot), (step // 2) & 1)
-        p = p_ring.index(slot).load(S_LAYOUT).to(gl.float32)
-        mbarrier.arrive(p_free.index(slot))
-        dp = warpgroup_mma_wait(0, deps=[token])
-        mbarrier.arrive(g_free.index(stage))
-        ds = (p * (dp - column_delta[None, :])).to(q_ring.dtype)
-        ds = gl.convert_layout(ds, P_LAYOUT)
-        mbarrier.wait(q_full.index(stage), phase)
-        token = warpgroup_mma(ds, q_ring.index(stage), acc, is_async=True)
-        acc, ds = warpgroup_mma_wait(0, deps=[token, ds])
-        mbarrier.arrive(q_free.index(stage))
+    mbarrier.wait(g_full.index(0), 0)
+    g_t = g_ring.index(0).permute((1, 0))
+    token = warpgroup_mma(v_tile, g_t, zero, use_acc=False, is_async=True)
+    dp = warpgroup_mma_wait(0, deps=[token])
+    mbarrier.arrive(g_free.index(0))
+    for step in range(count - 1):
+        dp, acc = _key_step(step, dp, acc, rings, passing, deltas, extent, BLOCK, STAGES, True)
+    dp, acc = _key_step(count - 1, dp, acc, rings, passing, deltas, extent, BLOCK, STAGES, False)
     out_rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
     channels = gl.arange(0, F, gl.SliceLayout(0, O_LAYOUT))
-    target = dk + (kv_base + out_rows)[:, None] * F + channels[None, :]
-    gl.store(target, (acc * scale).to(dk.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
+    place = dk + dk_base + out_rows[:, None] * dk_step + channels[None, :]
+    gl.store(place, (acc * scale).to(dk.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
 
 
 @gluon.jit
@@ -321,8 +427,11 @@ def keys(
     g_desc,
     k_desc,
     v_desc,
+    ats,
     dk,
+    dk_strides,
     dv,
+    dv_strides,
     lse,
     deltas,
     n_queries,
@@ -346,7 +455,8 @@ def keys(
     index = bundle * head_bundle + inner % width
     start = (inner // width) * _ROWS
     groups = heads // group
-    head = (index // groups) * heads + (index % groups) * group
+    batch = index // groups
+    group_head = index % groups
     blocks = gl.cdiv(n_queries, BLOCK)
     first = 0
     if CAUSAL:
@@ -378,23 +488,37 @@ def keys(
     for slot in gl.static_range(2):
         mbarrier.init(p_full.index(slot), count=1)
         mbarrier.init(p_free.index(slot), count=1)
-    row_base = head.to(gl.int64) * n_queries
-    kv_base = index.to(gl.int64) * n_keys
+    row_base = (batch * heads + group_head * group).to(gl.int64) * n_queries
+    wide_batch = batch.to(gl.int64)
+    wide_head = group_head.to(gl.int64)
+    dk_base = wide_batch * dk_strides[0] + wide_head * dk_strides[1]
+    dv_base = wide_batch * dv_strides[0] + wide_head * dv_strides[1]
     descs = (q_desc, g_desc, k_desc, v_desc)
     rings = (k_tile, v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free)
     passing = (p_ring, p_full, p_free)
-    place = (
-        dv, dk, lse, deltas, row_base, kv_base, start, n_queries, n_keys, first, blocks, count
-    )  # fmt: skip
-    kv_row = index * n_keys + start
-    q_row = head * n_queries
+    extent = (row_base, start, n_queries, n_keys, first, blocks, count)
+    to_keys = (dk, dk_base, dk_strides[2], deltas)
+    to_values = (dv, dv_base, dv_strides[2], lse)
     gl.warp_specialize(
         [
-            (_grad_keys, (rings, passing, place, scale, BLOCK, F, STAGES)),
-            (_grad_values, (rings, passing, place, scale, BLOCK, DV, STAGES, CAUSAL)),
+            (_grad_keys, (rings, passing, to_keys, extent, scale, BLOCK, F, STAGES)),
+            (_grad_values, (rings, passing, to_values, extent, scale, BLOCK, DV, STAGES, CAUSAL)),
             (
                 _feed_keys,
-                (descs, rings, kv_row, q_row, n_queries, first, blocks, count, BLOCK, STAGES),
+                (
+                    descs,
+                    rings,
+                    ats,
+                    batch,
+                    group_head,
+                    group,
+                    start,
+                    first,
+                    blocks,
+                    count,
+                    BLOCK,
+                    STAGES,
+                ),
             ),
         ],
         [4, 1],

@@ -22,7 +22,7 @@ __all__ = ["SIZES", "backward", "forward"]
 #: (features, value width) -> (block, stages) of forward, of dQ, of dK and dV.
 SIZES: dict[tuple[int, int], tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
     (64, 64): ((128, 3), (128, 3), (128, 3)),
-    (128, 64): ((128, 2), (128, 2), (64, 3)),
+    (128, 64): ((128, 3), (64, 3), (128, 2)),
     (128, 128): ((128, 2), (64, 2), (64, 3)),
     (256, 128): ((64, 2), (64, 2), (64, 3)),
 }
@@ -36,26 +36,42 @@ def _layout(rows: int, columns: int, dtype: torch.dtype) -> gl.NVMMASharedLayout
     return gl.NVMMASharedLayout.get_default_for([rows, columns], _TYPES[dtype])
 
 
-def _descriptor(x: Tensor, rows: int) -> TensorDescriptor:
-    flat = x.view(-1, x.shape[-1])
-    layout = _layout(rows, flat.shape[1], x.dtype)
-    return TensorDescriptor.from_tensor(flat, [rows, flat.shape[1]], layout)
+def _matrix(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
+    """A (b, h, n, f) tensor as one matrix, and where a head lies in it (`hopper.origin`)."""
+    b, h, n, f = x.shape
+    if x.is_contiguous():
+        return x.view(-1, f), (h * n, n, 0)
+    if not x.transpose(1, 2).is_contiguous():
+        return _matrix(x.contiguous())
+    return x.transpose(1, 2).view(b * n, h * f), (n, 0, f)
 
 
 def _bundle(bytes_per_head: int, heads: int, step: int = 1) -> int:
     return min(heads, max(1, _L2_BYTES // bytes_per_head) * step)
 
 
+class _Operand:
+    """A tensor for the copy engine: descriptors in blocks of any number of rows."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.matrix, self.at = _matrix(x)
+        self.width = x.shape[-1]
+
+    def rows(self, count: int) -> TensorDescriptor:
+        layout = _layout(count, self.width, self.matrix.dtype)
+        return TensorDescriptor.from_tensor(self.matrix, [count, self.width], layout)
+
+
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output (b, h, n, dv) and log-sum-exp (b, h, n) float32 of contiguous features."""
+    """Output (b, h, n, dv), stored as (b, n, h, dv), and log-sum-exp (b, h, n) float32."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     block, stages = SIZES[f, dv][0]
-    out = q.new_empty(b, h, n, dv)
+    out = q.new_empty(b, n, h, dv).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
-    grid = (triton.cdiv(n, 128) * b * h,)
-    hopper.forward[grid](
-        _descriptor(q, 64), _descriptor(k, block), _descriptor(v, block), out, lse, n, m, h, h // g,
-        _bundle(m * (f + dv) * 2, b * h, h // g), *out.stride()[:3], scale * math.log2(math.e),
+    Q, K, V = _Operand(q), _Operand(k), _Operand(v)
+    hopper.forward[(triton.cdiv(n, 128) * b * h,)](
+        Q.rows(64), K.rows(block), V.rows(block), Q.at, K.at, V.at, out, out.stride()[:3], lse,
+        n, m, h, h // g, _bundle(m * (f + dv) * 2, b * h, h // g), scale * math.log2(math.e),
         BLOCK=block, F=f, DV=dv, STAGES=stages, CAUSAL=causal, **_OPTIONS,
     )  # fmt: skip
     return out, lse
@@ -65,24 +81,29 @@ def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of contiguous q, k, v; the same bits on every run."""
+    """Gradients of q, k, v, stored as these are; the same bits on every run."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     deltas = torch.empty_like(lse)
-    rows = b * h * n
-    hopper_backward.delta[(triton.cdiv(rows, 64),)](out, grad, deltas, rows, WIDTH=dv, BLOCK=64)
-    dq, dk, dv_ = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    hopper_backward.delta[(triton.cdiv(n, 64), b * h)](
+        out, grad, out.stride()[:3], grad.stride()[:3], deltas, n, h, WIDTH=dv, BLOCK=64
+    )
+    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    Q, G, K, V = _Operand(q), _Operand(grad), _Operand(k), _Operand(v)
+    ats = (Q.at, G.at, K.at, V.at)
+    sizes = (lse, deltas, n, m, h, h // g)
     common = {"F": f, "DV": dv, "CAUSAL": causal, **_OPTIONS}
 
     block, stages = SIZES[f, dv][1]
     hopper_backward.queries[(triton.cdiv(n, 128) * b * h,)](
-        _descriptor(q, 64), _descriptor(grad, 64), _descriptor(k, block), _descriptor(v, block),
-        dq, lse, deltas, n, m, h, h // g, _bundle(m * (f + dv) * 2, b * h, h // g), scale,
+        Q.rows(64), G.rows(64), K.rows(block), V.rows(block), ats, grad_q, grad_q.stride()[:3],
+        *sizes, _bundle(m * (f + dv) * 2, b * h, h // g), scale,
         BLOCK=block, STAGES=stages, **common,
     )  # fmt: skip
     block, stages = SIZES[f, dv][2]
     hopper_backward.keys[(triton.cdiv(m, 64) * b * g,)](
-        _descriptor(q, block), _descriptor(grad, block), _descriptor(k, 64), _descriptor(v, 64),
-        dk, dv_, lse, deltas, n, m, h, h // g, _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
+        Q.rows(block), G.rows(block), K.rows(64), V.rows(64), ats, grad_k, grad_k.stride()[:3],
+        grad_v, grad_v.stride()[:3], *sizes, _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
         BLOCK=block, STAGES=stages, **common,
     )  # fmt: skip
-    return dq, dk, dv_
+    return grad_q, grad_k, grad_v
