@@ -16,4 +16,5 @@ def test_types_are_checked_under_test() -> None:
 
 @pytest.mark.usefixtures("unchecked")
 def test_unchecked_puts_the_checks_off() -> None:
-    positions.from_documents(FLOATS)
+    with pytest.raises(TypeError, match=r"^documents is a tensor of shape \(3,\)"):
+        positions.from_documents(FLOATS)

@@ -1,13 +1,17 @@
-"""Errors that several packages share.
+"""Errors and checks that several packages share.
 
 A name that nobody knows (an encoding, a spectrum, an option, a task) is refused with the nearest
 known one: a configuration key that is silently swallowed ends up in a published figure.
+A value is checked where it enters, so that the error names it, not the line that failed on it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from numbers import Integral, Real
+from typing import Any
 
 
 class UnknownName(ValueError):
@@ -31,3 +35,65 @@ def did_you_mean(kind: str, name: object, known: Iterable[str]) -> str:
     else:
         return text + "; there are none."
     return f"{text} Known: {', '.join(names)}"
+
+
+def whole_number(name: str, value: Any, least: int | None = 1) -> int:
+    """The value as an int. True is no 1 and 8.0 no 8 here: both are slips, not sizes.
+
+    Raises TypeError for what is no integer, ValueError below `least` (None: any will do).
+    """
+    wanted = "a whole number" + ("" if least is None else f" of at least {least}")
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name} is {value!r}; it must be {wanted}")
+    number = int(value)
+    if least is not None and number < least:
+        raise ValueError(f"{name} is {value}; it must be {wanted}")
+    return number
+
+
+def real_number(
+    name: str,
+    value: Any,
+    least: float = -math.inf,
+    most: float = math.inf,
+    *,
+    above: float = -math.inf,
+    why: str = "",
+) -> float:
+    """The value as a float, finite, within [least, most] and larger than `above`.
+
+    Raises TypeError for what is no number, ValueError outside; `why` ends the message.
+    """
+    bounds = [f"at least {least:g}"] * (least > -math.inf) + [f"at most {most:g}"] * (
+        most < math.inf
+    )
+    bounds += [f"above {above:g}"] * (above > -math.inf)
+    wanted = f"a finite number{' ' * bool(bounds)}{' and '.join(bounds)}{why and '; ' + why}"
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} is {value!r}; it must be {wanted}")
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most and number > above):
+        raise ValueError(f"{name} is {value}; it must be {wanted}")
+    return number
+
+
+def probability(name: str, value: Any) -> float:
+    """The value as a float in [0, 1): a dropout. Raises TypeError or ValueError."""
+    number = real_number(name, value)
+    if not 0.0 <= number < 1.0:
+        raise ValueError(f"{name} is {value}; give a probability in [0, 1)")
+    return number
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False itself: "no" and 2 are true to Python. Raises TypeError for all else."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; give True or False")
+    return value
+
+
+def kind_of(value: Any) -> str:
+    """What a value is, in words: shape and dtype of a tensor or array, else its type's name."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+    return type(value).__name__

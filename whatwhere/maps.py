@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whatwhere.errors import whole_number
 from whatwhere.phases import Angles
 
 __all__ = ["PLAIN", "Decay", "Map", "Plain", "Polar", "Reindex", "Rotate"]
@@ -41,10 +42,10 @@ class Reindex:
     most: int | None = None
 
     def __post_init__(self) -> None:
-        if self.modulo is not None and self.modulo < 1:
-            raise ValueError(f"modulo is {self.modulo}; it must be at least 1 (None: no modulo)")
-        if self.group < 1:
-            raise ValueError(f"group is {self.group}; it must be at least 1")
+        if self.modulo is not None:
+            whole_number("modulo", self.modulo)
+        whole_number("group", self.group)
+        whole_number("offset", self.offset, least=None)
 
     def __call__(self, positions: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
         """The re-indexed positions, int64, of the same shape."""

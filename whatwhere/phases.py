@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whatwhere.spectra import Frequencies, Spectrum
+from whatwhere.errors import UnknownName, did_you_mean, whole_number
+from whatwhere.spectra import TABLE, Frequencies, Spectrum
 
 __all__ = ["Angles", "Phases", "to_turns"]
 
@@ -97,6 +98,10 @@ class Phases(nn.Module):
 
     def __init__(self, spectrum: Spectrum, dim: int) -> None:
         super().__init__()
+        if isinstance(spectrum, str):
+            raise UnknownName(did_you_mean("spectrum", spectrum, TABLE))
+        if not isinstance(spectrum, Spectrum):
+            raise TypeError(f"spectrum is {spectrum!r}; give one such as spectra.yarn(factor=8, …)")
         self.spectrum, self.dim = spectrum, dim
         self._fixed = None if spectrum.length_dependent else spectrum(dim)
         self.register_buffer("turns", torch.zeros(dim // 2, dtype=torch.int64), persistent=False)
@@ -114,7 +119,7 @@ class Phases(nn.Module):
             raise ValueError(
                 f"{self.spectrum} depends on the length of the sequence: pass horizon=<its length>"
             )
-        frequencies = self.spectrum(self.dim, horizon)
+        frequencies = self.spectrum(self.dim, whole_number("horizon", horizon))
         turns, start_turns = self._tensors(frequencies)
         return Angles(turns, frequencies.amplitude, frequencies.start, start_turns)
 

@@ -17,6 +17,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from whatwhere.errors import kind_of, whole_number
+
 __all__ = ["contiguous", "from_documents", "left_padded", "packed"]
 
 
@@ -26,10 +28,10 @@ def contiguous(
     """Positions start, start + 1, …, start + length - 1.
 
     Shapes: returns (length,). Units: tokens.
-    Raises ValueError if length is below 1.
+    Raises ValueError if length is below 1, TypeError if it is no whole number.
     """
-    if length < 1:
-        raise ValueError(f"length is {length}; a sequence has at least one token")
+    whole_number("length", length)
+    whole_number("start", start, least=None)
     return torch.arange(start, start + length, device=device)
 
 
@@ -43,11 +45,12 @@ def packed(
     restarting positions alone does not stop a token from seeing the document before it.
     Raises ValueError if there is no document or one of them is empty.
     """
+    if not isinstance(lengths, Sequence):
+        raise TypeError(f"lengths is {lengths!r}; give a list of lengths, one per document")
     if not lengths:
         raise ValueError("lengths is empty; give the length of at least one document")
     for number, length in enumerate(lengths):
-        if length < 1:
-            raise ValueError(f"lengths[{number}] is {length}; a document has at least one token")
+        whole_number(f"lengths[{number}]", length)
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     counts = torch.tensor(list(lengths), device=device)
     return positions, torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
@@ -58,6 +61,8 @@ def from_documents(documents: Int[Tensor, "*b n"]) -> Int[Tensor, "*b n"]:
 
     Shapes: (n,) or (batch, n), as given.
     """
+    if not isinstance(documents, Tensor) or documents.is_floating_point() or not documents.dim():
+        raise TypeError(f"documents is {kind_of(documents)}; give int64, (n,) or (batch, n)")
     if documents.shape[-1] == 0:
         raise ValueError("documents is empty; a sequence has at least one token")
     index = torch.arange(documents.shape[-1], device=documents.device).expand_as(documents)
@@ -73,6 +78,6 @@ def left_padded(valid: Bool[Tensor, "b n"]) -> Int[Tensor, "b n"]:
     `k_valid`; array indices in its place shift every shorter prompt (encodings.md §1).
     Shapes: (batch, n) bool -> (batch, n) int64.
     """
-    if valid.dtype != torch.bool:
-        raise TypeError(f"valid has dtype {valid.dtype}; give a bool tensor, True at real tokens")
+    if not isinstance(valid, Tensor) or valid.dtype != torch.bool or not valid.dim():
+        raise TypeError(f"valid is {kind_of(valid)}; give a bool tensor, True at real tokens")
     return (valid.cumsum(dim=-1) - 1).clamp(min=0)

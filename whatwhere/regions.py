@@ -17,6 +17,8 @@ from typing import Literal
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from whatwhere.errors import whole_number
+
 __all__ = ["EVERYWHERE", "Region", "chunk_gap", "far", "near"]
 
 
@@ -32,8 +34,10 @@ class Region:
     chunk: int = 1
 
     def __post_init__(self) -> None:
-        if self.chunk < 1:
-            raise ValueError(f"chunk is {self.chunk}; a chunk holds at least one position")
+        whole_number("chunk", self.chunk)
+        for name in ("least", "most"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name), least=None)
         if self.least is not None and self.most is not None and self.least > self.most:
             raise ValueError(f"least is {self.least}, above most {self.most}: the region is empty")
 
