@@ -104,7 +104,12 @@ class Pairwise(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ScoreRule:
-    """A positional encoding at a given horizon, as the formula above. `ScoreRule()` is NoPE."""
+    """A positional encoding at a given horizon, as the formula above. `ScoreRule()` is NoPE.
+
+    heads, head_dim and value_dim are the query heads, the channels of queries and of values that
+    it was made for, None where any will do: slopes of eight heads on four, or frequencies of 64
+    channels on 128, would compute something.
+    """
 
     terms: tuple[Term, ...] = ()
     biases: tuple[Bias, ...] = ()
@@ -112,6 +117,9 @@ class ScoreRule:
     value: Map | None = None
     output: Map | None = None
     pairwise: Pairwise | None = None
+    heads: int | None = None
+    head_dim: int | None = None
+    value_dim: int | None = None
 
     # Defaults above are None and () instead of maps: torch.compile can not trace a dataclass whose
     # default is an object without a name in some module.

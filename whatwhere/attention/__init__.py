@@ -8,17 +8,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from whatwhere.attention.backend import Backend, Call, Unsupported
+from whatwhere.attention.checks import check_rule, check_vectors
 from whatwhere.attention.flex import Flex
 from whatwhere.attention.fused import Fused
 from whatwhere.attention.reference import Reference
 from whatwhere.attention.sdpa import Sdpa
 from whatwhere.attention.where import Where
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, kind_of, probability, real_number
 from whatwhere.rule import ScoreRule
 
 __all__ = ["BACKENDS", "Call", "Unsupported", "Where", "attend", "backend_reasons"]
@@ -62,6 +62,7 @@ def attend(
     """
     call = _checked(q, k, v, where, scale, dropout, backend, positions)
     rule = ScoreRule() if rule is None else rule
+    check_rule(rule, call)
     if rule.pairwise is not None and rule.pairwise.causal_only and not call.where.causal:
         raise ValueError("causal is False, and this encoding counts from a key up to its query")
     if backend == "auto":
@@ -97,16 +98,17 @@ def _checked(
     backend: str,
     positions: dict[str, Any],
 ) -> Call:
-    _check_vectors(q, k, v)
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout is {dropout}; give a probability in [0, 1)")
+    check_vectors(q, k, v)
+    dropout = probability("dropout", dropout)
+    if where is not None and not isinstance(where, Where):
+        raise TypeError(f"where is {kind_of(where)}; give a Where, or its fields as keywords")
     if where is not None and positions:
         raise ValueError(f"pass where or {', '.join(positions)}, not both")
     if where is None:
         known = Where.__dataclass_fields__
         for name in positions:
-            if name not in known or name in ("queries", "keys", "device"):
-                options = sorted(set(known) - {"queries", "keys", "device", "derived"})
+            options = sorted(set(known) - {"queries", "keys", "device", "contiguous", "derived"})
+            if name not in options:
                 raise TypeError(did_you_mean("argument of attend", name, options))
         where = Where(q.shape[2], k.shape[2], device=q.device, **positions)
     elif (where.queries, where.keys) != (q.shape[2], k.shape[2]):
@@ -114,34 +116,6 @@ def _checked(
             f"where describes {where.queries} queries and {where.keys} keys, but q has "
             f"{q.shape[2]} and k {k.shape[2]}"
         )
-    where.check_batch(q.shape[0])
-    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else scale
+    where.check_batch(q.shape[0], q.device)
+    scale = 1.0 / math.sqrt(q.shape[-1]) if scale is None else real_number("scale", scale)
     return Call(q, k, v, where, scale, dropout, named=backend != "auto")
-
-
-def _check_vectors(q: Tensor, k: Tensor, v: Tensor) -> None:
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        if x.dim() != 4:
-            raise ValueError(
-                f"{name} has shape {tuple(x.shape)}; give (batch, heads, tokens, channels)"
-            )
-        if 0 in x.shape:
-            raise ValueError(f"{name} has shape {tuple(x.shape)}: an axis is empty")
-        if not x.is_floating_point():
-            raise TypeError(f"{name} has dtype {x.dtype}; give a floating-point tensor")
-        if x.dtype != q.dtype:
-            raise TypeError(f"{name} has dtype {x.dtype} and q {q.dtype}; give one dtype")
-        # Reading a value on a GPU would stall the stream, and a compiled graph would break.
-        watched = x.device.type == "cpu" and not torch.compiler.is_compiling()
-        if watched and bool(x.detach().sum().isnan()):
-            raise ValueError(f"{name} contains NaN (or opposite infinities); attention would too")
-    if q.shape[-1] != k.shape[-1]:
-        raise ValueError(f"q has {q.shape[-1]} channels and k {k.shape[-1]}; they must agree")
-    if k.shape[1:3] != v.shape[1:3]:
-        raise ValueError(f"k has {tuple(k.shape)} and v {tuple(v.shape)}: heads, tokens must agree")
-    if q.shape[0] != k.shape[0] or k.shape[0] != v.shape[0]:
-        raise ValueError(f"batches differ: q {q.shape[0]}, k {k.shape[0]}, v {v.shape[0]}")
-    if q.shape[1] % k.shape[1]:
-        raise ValueError(
-            f"{q.shape[1]} query heads over {k.shape[1]} KV heads: the first must be a multiple"
-        )

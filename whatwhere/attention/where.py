@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from whatwhere.errors import flag, kind_of, whole_number
+
 __all__ = ["Where"]
 
 _INTEGERS = (torch.int64, torch.int32)
@@ -47,18 +49,23 @@ class Where:
     derived: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.queries < 1 or self.keys < 1:
-            raise ValueError(
-                f"{self.queries} queries and {self.keys} keys: attention needs at least one of each"
-            )
-        if self.window is not None and self.window < 1:
-            raise ValueError(f"window is {self.window}; it counts the query itself, so at least 1")
+        # Sizes are symbols under torch.compile, which only isinstance and comparisons leave open.
+        for name in ("queries", "keys"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
+                raise ValueError(f"{name} is {value!r}; attention needs a number of at least 1")
+        flag("causal", self.causal)
+        if self.window is not None:
+            whole_number("window", self.window)  # it counts the query itself
         self.contiguous = self.q_pos is None and self.k_pos is None
         if self.contiguous and self.queries != self.keys:
             raise ValueError(
                 f"q_pos and k_pos are missing with {self.queries} queries and {self.keys} keys; "
                 "only equally many can default to 0, 1, …: pass both"
             )
+        if (self.q_pos is None) != (self.k_pos is None):
+            missing = "q_pos" if self.q_pos is None else "k_pos"
+            raise ValueError(f"{missing} is missing; pass q_pos and k_pos together, or neither")
         if (self.q_documents is None) != (self.k_documents is None):
             raise ValueError("pass q_documents and k_documents together, or neither")
         self.q_pos = self._integers("q_pos", self.q_pos, self.queries)
@@ -67,8 +74,9 @@ class Where:
             self.q_documents = self._integers("q_documents", self.q_documents, self.queries)
             self.k_documents = self._integers("k_documents", self.k_documents, self.keys)
         if self.k_valid is not None:
-            if self.k_valid.dtype != torch.bool:
-                raise TypeError(f"k_valid has dtype {self.k_valid.dtype}; give bool, True = real")
+            if not isinstance(self.k_valid, Tensor) or self.k_valid.dtype != torch.bool:
+                kind = kind_of(self.k_valid)
+                raise TypeError(f"k_valid is {kind}; give a bool tensor, True at real keys")
             self.k_valid = self._shaped("k_valid", self.k_valid, self.keys)
 
     @property
@@ -110,8 +118,9 @@ class Where:
             seen = seen & (i - j < self.window) & (j - i < self.window)
         return seen
 
-    def check_batch(self, batch: int) -> None:
-        """Raises ValueError if a tensor's first axis is neither 1 nor the batch size."""
+    def check_batch(self, batch: int, device: torch.device) -> None:
+        """Raises ValueError if a tensor's first axis is neither 1 nor the batch size, or if it is
+        on another device."""
         for name in ("q_pos", "k_pos", "q_documents", "k_documents", "k_valid"):
             tensor = getattr(self, name)
             if tensor is not None and tensor.shape[0] not in (1, batch):
@@ -119,13 +128,14 @@ class Where:
                     f"{name} has {tensor.shape[0]} rows, the batch has {batch}: give (n,), "
                     f"(1, n) or ({batch}, n)"
                 )
+            if tensor is not None and tensor.device != device:
+                raise ValueError(f"{name} is on {tensor.device}, q on {device}: move one of them")
 
     def _integers(self, name: str, value: Any, length: int) -> Tensor:
         if value is None:
             return torch.arange(length, device=self.device)[None]
         if not isinstance(value, Tensor) or value.dtype not in _INTEGERS:
-            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
-            raise TypeError(f"{name} is {kind}; give an int64 tensor of positions or numbers")
+            raise TypeError(f"{name} is {kind_of(value)}; give an int64 tensor")
         return self._shaped(name, value.to(torch.int64), length)
 
     def _shaped(self, name: str, value: Tensor, length: int) -> Tensor:
