@@ -68,4 +68,4 @@ class Alibi(Encoding):
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the linear penalty."""
-        return ScoreRule(biases=(_Linear(self.slopes),))
+        return ScoreRule(biases=(_Linear(self.slopes),), heads=self.shape.heads)

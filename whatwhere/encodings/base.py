@@ -16,15 +16,23 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor, int64, nn
 
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, whole_number
 from whatwhere.maps import Polar, Rotate
 from whatwhere.phases import Angles, Phases
 from whatwhere.rule import ScoreRule
 from whatwhere.spectra import Spectrum
 
-__all__ = ["Encoding", "Shape", "Turning", "Wrapper", "check_length", "horizon_of"]
+__all__ = [
+    "Encoding",
+    "Shape",
+    "Turning",
+    "Wrapper",
+    "check_embedding",
+    "check_length",
+    "horizon_of",
+]
 
 
 @dataclass(frozen=True)
@@ -43,8 +51,8 @@ class Shape:
     def __post_init__(self) -> None:
         for name in ("heads", "head_dim", "kv_heads", "width"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if value is not None or name in ("heads", "head_dim"):
+                whole_number(name, value)
         if self.heads % self.groups:
             raise ValueError(f"heads is {self.heads}, no multiple of kv_heads {self.groups}")
 
@@ -231,21 +239,28 @@ def turned_term(inner: Encoding, method: str) -> None:
 
 
 def check_length(name: str, value: int | None, least: int = 1) -> int:
-    """The value, or a ValueError that names it if it is missing or too small."""
+    """The value, or an error that names it if it is missing, too small or no whole number."""
     if value is None:
         raise ValueError(f"{name} is missing: give it, or train_length for the default")
-    if isinstance(value, bool) or int(value) != value or value < least:
-        raise ValueError(f"{name} is {value}; it must be a whole number of at least {least}")
-    return int(value)
+    return whole_number(name, value, least)
+
+
+def check_embedding(x: Tensor, positions: Tensor, width: int) -> None:
+    """Raise TypeError or ValueError unless x is (b, n, width) and positions are whole numbers."""
+    if x.dim() != 3 or x.shape[-1] != width:
+        raise ValueError(f"x has shape {tuple(x.shape)}; give (batch, n, {width})")
+    if positions.dtype != int64:
+        raise TypeError(f"positions has dtype {positions.dtype}; give int64")
+    if positions.dim() != 2 or positions.shape[1] != x.shape[1]:
+        n = x.shape[1]
+        raise ValueError(f"positions has shape {tuple(positions.shape)}; give (1 or batch, {n})")
 
 
 def horizon_of(horizon: int | None, name: str) -> int:
     """The horizon, or a ValueError that says who needs it."""
     if horizon is None:
         raise ValueError(f"{name} depends on the length of the sequence: pass horizon")
-    if horizon < 1:
-        raise ValueError(f"horizon is {horizon}; a sequence has at least one token")
-    return horizon
+    return whole_number("horizon", horizon)
 
 
 def choice(name: str, value: str | None, known: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,7 +13,7 @@ from whatwhere.encodings.base import Encoding, Shape, Turning
 from whatwhere.encodings.expression import Expression, Part, option_names, parse
 from whatwhere.encodings.rescaled import Rescaled
 from whatwhere.encodings.table import TABLE
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, real_number, whole_number
 from whatwhere.spectra import Spectrum
 
 __all__ = ["Context", "build", "from_dict", "make", "modify"]
@@ -25,6 +26,13 @@ class Context:
     train_length: int | None = None
     factor: float | None = None
     max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("train_length", "max_length"):
+            if getattr(self, name) is not None:
+                whole_number(name, getattr(self, name))
+        if self.factor is not None:
+            real_number("factor", self.factor, above=0)
 
     def default(self, option: str) -> Any:
         """The value of a missing option, or None."""
@@ -60,7 +68,7 @@ def make(
 
 def build(expression: str | Expression, shape: Shape, context: Context | None = None) -> Encoding:
     """The encoding of an expression for a shape; its modifiers are applied, spectra first."""
-    if isinstance(expression, str):
+    if not isinstance(expression, Expression):
         expression = parse(expression)
     context = context or Context()
     base = expression.base
@@ -144,11 +152,18 @@ def _trained_base(own: Spectrum, part: Part) -> float:
 
 def from_dict(data: Mapping[str, Any]) -> Encoding:
     """The encoding that `to_dict` described, with freshly initialized parameters."""
+    for key in ("name", "options"):
+        if not isinstance(data, Mapping) or key not in data:
+            raise ValueError(f"an encoding is written as a dict with {key!r}, not {data!r}")
     options = {key: _read(value) for key, value in data["options"].items()}
     kinds = {entry.kind.name: entry.kind for entry in TABLE.values()} | {"rescaled": Rescaled}
     if data["name"] not in kinds:
         raise UnknownName(did_you_mean("encoding", data["name"], kinds))
     kind: Any = kinds[data["name"]]
+    known = list(inspect.signature(kind.__init__).parameters)[2:]
+    for key in options:
+        if key not in known:
+            raise UnknownName(did_you_mean(f"option of {data['name']}", key, known))
     if "inner" in data:
         return kind(from_dict(data["inner"]), **options)
     return kind(Shape(**data["shape"]), **options)

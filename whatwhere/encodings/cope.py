@@ -82,4 +82,4 @@ class CoPE(Encoding):
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the counted positions as its pair part."""
-        return ScoreRule(pairwise=_Counted(self.table))
+        return ScoreRule(pairwise=_Counted(self.table), head_dim=self.shape.head_dim)

@@ -43,7 +43,8 @@ class DualChunk(Wrapper):
         choice("constants of dual_chunk", constants, ("paper", "chunkllama"))
         whole = 3 * length // 4
         paper = constants == "paper"
-        self.chunk = check_length("chunk", chunk or (whole if paper else whole - length // 8))
+        usual = whole if paper else whole - length // 8
+        self.chunk = usual if chunk is None else check_length("chunk", chunk)
         self.most = length - 1 if paper else whole
         if self.chunk > self.most:
             raise ValueError(

@@ -107,6 +107,8 @@ def _part(node: ast.expr, text: str) -> Part:
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         if node.args:
             raise ValueError(f"options of {node.func.id!r} in {text!r} go by name: option=value")
+        if any(item.arg is None for item in node.keywords):
+            raise ValueError(f"{text!r} has '**'; write the options out: option=value")
         keys = [(item.arg, _value(item.value, text)) for item in node.keywords if item.arg]
         return Part(node.func.id, tuple(keys))
     raise ValueError(
@@ -125,7 +127,7 @@ def _value(node: ast.expr, text: str) -> Any:
         return _part(node, text)
     try:
         value = ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise ValueError(f"can not read the value {ast.unparse(node)!r} in {text!r}") from None
     return tuple(value) if isinstance(value, list) else value
 

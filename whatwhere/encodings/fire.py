@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whatwhere.encodings.base import Encoding, Shape, check_length
+from whatwhere.errors import real_number
 from whatwhere.rule import ScoreRule
 
 __all__ = ["Fire"]
@@ -63,10 +64,8 @@ class Fire(Encoding):
     ) -> None:
         super().__init__(shape)
         check_length("width", width)
-        if not init_slope > 0 or not init_threshold > 0:
-            raise ValueError(
-                f"init_slope is {init_slope}, init_threshold {init_threshold}: both must be > 0"
-            )
+        real_number("init_slope", init_slope, above=0)
+        real_number("init_threshold", init_threshold, above=0)
         self.hidden, self.out = nn.Linear(1, width), nn.Linear(width, shape.heads)
         self.init_slope, self.init_threshold = float(init_slope), float(init_threshold)
         self.slope = nn.Parameter(torch.empty(()))
@@ -88,4 +87,4 @@ class Fire(Encoding):
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the MLP's bias."""
         bias = _Interpolated(self.hidden, self.out, self.slope, self.threshold)
-        return ScoreRule(biases=(bias,))
+        return ScoreRule(biases=(bias,), heads=self.shape.heads)

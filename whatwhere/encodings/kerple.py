@@ -69,7 +69,8 @@ class Kerple(Encoding):
         """The empty rule with the kernel."""
         most = None if self.kernel == "log" else 2.0
         second = _bounded(self.second, most)
-        return ScoreRule(biases=(_Kernel(_bounded(self.first, None), second, self.kernel),))
+        bias = _Kernel(_bounded(self.first, None), second, self.kernel)
+        return ScoreRule(biases=(bias,), heads=self.shape.heads)
 
 
 def _bounded(parameter: Tensor, most: float | None) -> Tensor:

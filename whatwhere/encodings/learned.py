@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from whatwhere.encodings.base import Encoding, Shape, check_length
+from whatwhere.encodings.base import Encoding, Shape, check_embedding, check_length
 
 __all__ = ["Learned"]
 
@@ -48,6 +48,7 @@ class Learned(Encoding):
         self, x: Float[Tensor, "b n width"], positions: Int[Tensor, "#b n"]
     ) -> Float[Tensor, "b n width"]:
         """x plus the row of each position. Raises ValueError beyond the table."""
+        check_embedding(x, positions, self.table.shape[1])
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             least, most = int(positions.min()), int(positions.max())
             if least < 0 or most >= self.table.shape[0]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from whatwhere.encodings.base import Shape, Turning, choice
+from whatwhere.errors import real_number
 from whatwhere.maps import Polar
 from whatwhere.phases import Angles, Phases
 from whatwhere.regions import EVERYWHERE
@@ -59,11 +60,12 @@ class PoPE(Turning):
         self.magnitude: Any = choice(
             "magnitude of pope", magnitude, ("softplus", "relu", "identity")
         )
+        real_number("partial", partial, above=0, most=1, why="it is a share of the head")
         channels = int(shape.head_dim * partial)
-        if not 0.0 < partial <= 1.0 or channels < 1:
+        if channels < 1:
             raise ValueError(
-                f"partial is {partial}; give a share of the head in (0, 1] that leaves at least "
-                f"one of {shape.head_dim} channels"
+                f"partial is {partial}; give a share of the head that leaves at least one of "
+                f"{shape.head_dim} channels"
             )
         self.phases = Phases(spectrum or geometric(), 2 * channels)
         learned = self.delta_init != "none"
@@ -93,4 +95,8 @@ class PoPE(Turning):
         """One term: polar features on both sides, -δ on the query's phase."""
         delta = self.bounded_delta()
         query = Polar(angles, self.magnitude, None if delta is None else -delta)
-        return ScoreRule(terms=(Term(query, Polar(angles, self.magnitude), EVERYWHERE),))
+        return ScoreRule(
+            terms=(Term(query, Polar(angles, self.magnitude), EVERYWHERE),),
+            heads=None if delta is None else self.shape.heads,
+            head_dim=self.shape.head_dim,
+        )

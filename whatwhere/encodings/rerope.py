@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import final
 
 from whatwhere.encodings.base import Encoding, Wrapper, check_length, turned_term
+from whatwhere.errors import real_number
 from whatwhere.maps import Reindex
 from whatwhere.regions import far, near
 from whatwhere.rule import ScoreRule, Term
@@ -70,12 +71,8 @@ class LeakyReRoPE(Wrapper):
         super().__init__(inner)
         turned_term(inner, "Leaky ReRoPE")
         self.window = window_of(window, train_length)
-        self.factor = factor
-        if not factor >= 1.0:
-            raise ValueError(
-                f"factor is {factor}; it must be at least 1 (distances that grow faster beyond the "
-                "window are inverse_leaky_rerope)"
-            )
+        why = "distances that grow faster beyond the window are inverse_leaky_rerope"
+        self.factor = real_number("factor", factor, least=1, why=why)
         _whole(self.window, factor)
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, final
 
 from whatwhere.encodings.base import Shape, Turning, choice
+from whatwhere.errors import real_number
 from whatwhere.maps import Rotate
 from whatwhere.phases import Angles, Phases
 from whatwhere.regions import EVERYWHERE
@@ -61,6 +62,7 @@ class RoPE(Turning):
             terms=(Term(rotate, rotate, EVERYWHERE),),
             value=value,
             output=back if self.values == "relative" else None,
+            head_dim=self.shape.head_dim,
         )
 
 
@@ -70,8 +72,7 @@ def _unit(angles: Angles) -> Angles:
 
 
 def _even(name: str, share: float, head_dim: int) -> int:
-    if not 0.0 < share <= 1.0:
-        raise ValueError(f"{name} is {share}; give a share of the head in (0, 1]")
+    real_number(name, share, above=0, most=1, why="it is a share of the head")
     rotated = int(head_dim * share)
     if rotated < 2 or rotated % 2:
         raise ValueError(

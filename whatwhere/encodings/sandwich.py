@@ -8,7 +8,7 @@ from typing import final
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whatwhere.encodings.base import Encoding, Shape
+from whatwhere.encodings.base import Encoding, Shape, check_length
 from whatwhere.phases import Angles, Phases
 from whatwhere.rule import ScoreRule
 from whatwhere.spectra import geometric
@@ -45,8 +45,11 @@ class Sandwich(Encoding):
 
     def __init__(self, shape: Shape, dim: int = 128, base: float = 10000.0) -> None:
         super().__init__(shape)
+        if check_length("dim", dim, least=2) % 2:
+            raise ValueError(f"dim is {dim}; a frequency has a sine and a cosine: give even")
         self.phases = Phases(geometric(base=base), dim)
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the sum of cosines."""
-        return ScoreRule(biases=(_Cosines(self.phases.at(), self.shape.heads),))
+        bias = _Cosines(self.phases.at(), self.shape.heads)
+        return ScoreRule(biases=(bias,), heads=self.shape.heads)

@@ -98,4 +98,10 @@ class Shaw(Encoding):
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the two tables as its pair part."""
-        return ScoreRule(pairwise=_RelativeTables(self.keys, self.values, self.clip))
+        tables = _RelativeTables(self.keys, self.values, self.clip)
+        return ScoreRule(
+            pairwise=tables,
+            heads=self.shape.heads,
+            head_dim=self.shape.head_dim,
+            value_dim=None if self.values is None else self.shape.head_dim,
+        )

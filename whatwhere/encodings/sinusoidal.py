@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from typing import final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whatwhere.encodings.base import Encoding, Shape, choice
+from whatwhere.encodings.base import Encoding, Shape, check_embedding, choice
+from whatwhere.errors import real_number
 from whatwhere.phases import Phases
 from whatwhere.spectra import geometric
 
@@ -44,9 +44,8 @@ class Sinusoidal(Encoding):
         self.exponent = choice("exponent of sinusoidal", exponent, ("paper", "tensor2tensor"))
         if shape.model_width % 2:
             raise ValueError(f"width is {shape.model_width}; sine and cosine need an even width")
-        if not base > 0 or not math.isfinite(base):
-            raise ValueError(f"base is {base}; it must be positive and finite")
-        self.scale = scale
+        real_number("base", base, above=1)
+        self.scale = real_number("scale", scale)
         count = shape.model_width // 2
         if self.exponent == "tensor2tensor" and count > 1:
             base = base ** (count / (count - 1))
@@ -70,5 +69,6 @@ class Sinusoidal(Encoding):
         self, x: Float[Tensor, "b n width"], positions: Int[Tensor, "#b n"]
     ) -> Float[Tensor, "b n width"]:
         """x plus the code of each position."""
+        check_embedding(x, positions, self.shape.model_width)
         dtype = torch.promote_types(x.dtype, torch.float32)
         return (x + self.code(positions, dtype)).to(x.dtype)

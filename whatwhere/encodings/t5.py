@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whatwhere.encodings.base import Encoding, Shape, check_length
+from whatwhere.errors import flag
 from whatwhere.rule import ScoreRule
 
 __all__ = ["T5Bias", "bucket"]
@@ -72,8 +73,8 @@ class T5Bias(Encoding):
         bidirectional: bool = False,
     ) -> None:
         super().__init__(shape)
-        least = 4 if bidirectional else 2
-        if buckets < least or buckets % least:
+        least = 4 if flag("bidirectional", bidirectional) else 2
+        if check_length("buckets", buckets, least) % least:
             raise ValueError(f"buckets is {buckets}; give a multiple of {least}")
         exact = buckets // (4 if bidirectional else 2)
         if check_length("max_distance", max_distance) <= exact:
@@ -91,4 +92,5 @@ class T5Bias(Encoding):
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The empty rule with the bucket table."""
-        return ScoreRule(biases=(_Table(self.table, self.bidirectional, self.max_distance),))
+        bias = _Table(self.table, self.bidirectional, self.max_distance)
+        return ScoreRule(biases=(bias,), heads=self.shape.heads)

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whatwhere.encodings.base import Encoding, Wrapper, check_length, choice, horizon_of
+from whatwhere.errors import real_number
 from whatwhere.rule import ScoreRule
 
 __all__ = ["Llama4Temperature", "LogN", "YarnTemperature"]
@@ -108,9 +109,8 @@ class YarnTemperature(Wrapper):
 
     def __init__(self, inner: Encoding, factor: float = 1.0) -> None:
         super().__init__(inner)
-        if not factor >= 1.0 or not math.isfinite(factor):
-            raise ValueError(f"factor is {factor}; it is target / training length, at least 1")
-        self.factor = factor
+        why = "it is target / training length"
+        self.factor = real_number("factor", factor, least=1, why=why)
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The inner rule with the constant factor."""
@@ -131,7 +131,7 @@ class Llama4Temperature(Wrapper):
 
     def __init__(self, inner: Encoding, scale: float = 0.1, floor_scale: int = 8192) -> None:
         super().__init__(inner)
-        self.scale = scale
+        self.scale = real_number("scale", scale, least=0)
         self.floor_scale = check_length("floor_scale", floor_scale)
 
     @property

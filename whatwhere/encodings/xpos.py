@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any, final
 
-from whatwhere.encodings.base import Shape, Turning, choice
+from whatwhere.encodings.base import Shape, Turning, choice, horizon_of
+from whatwhere.errors import real_number
 from whatwhere.maps import Decay, Rotate
 from whatwhere.phases import Angles, Phases
 from whatwhere.regions import EVERYWHERE
@@ -42,8 +43,8 @@ class XPos(Turning):
         super().__init__(shape)
         if shape.head_dim % 2:
             raise ValueError(f"head_dim is {shape.head_dim}; rotation pairs channels: give even")
-        if not gamma > 0 or not span > 0:
-            raise ValueError(f"gamma is {gamma} and span {span}; both must be positive")
+        real_number("gamma", gamma, above=0)
+        real_number("span", span, above=0)
         self.layout: Any = choice("layout of xpos", layout, ("half", "interleaved"))
         self.gamma, self.span = gamma, span
         self.phases = Phases(spectrum or geometric(), shape.head_dim)
@@ -52,7 +53,7 @@ class XPos(Turning):
 
     def rule_with(self, angles: Angles, horizon: int | None = None) -> ScoreRule:
         """Decaying rotations centred at half the horizon. Raises ValueError beyond float32."""
-        if horizon is not None and horizon > self.reach:
+        if horizon is not None and horizon_of(horizon, "xpos") > self.reach:
             raise ValueError(
                 f"horizon is {horizon}; xPos with gamma {self.gamma} and span {self.span} leaves "
                 f"float32 beyond {self.reach} tokens: raise gamma or span"
@@ -60,4 +61,5 @@ class XPos(Turning):
         centre = 0 if horizon is None else horizon // 2
         query = Rotate(angles, self.layout, decay=Decay(self.gamma, 1, centre, self.span))
         key = Rotate(angles, self.layout, decay=Decay(self.gamma, -1, centre, self.span))
-        return ScoreRule(terms=(Term(query, key, EVERYWHERE),))
+        term = Term(query, key, EVERYWHERE)
+        return ScoreRule(terms=(term,), head_dim=self.shape.head_dim)
