@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whatwhere.errors import kind_of, whole_number
+
 __all__ = ["KVCache"]
 
 
@@ -27,10 +29,8 @@ class KVCache:
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
-        for name, value in (("layers", layers), ("capacity", capacity)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        self.capacity = capacity
+        layers = whole_number("layers", layers)
+        self.capacity = whole_number("capacity", capacity)
         self.length = 0
         self._keys: list[Tensor | None] = [None] * layers
         self._values: list[Tensor | None] = [None] * layers
@@ -69,11 +69,14 @@ class KVCache:
 
         Raises ValueError if they do not fit, TypeError if positions are not integers.
         """
-        if positions.dim() != 2 or positions.dtype != torch.int64:
-            raise TypeError(
-                f"positions has shape {tuple(positions.shape)} and dtype {positions.dtype}; give "
-                "(batch, n) int64"
-            )
+        _check("positions", positions, torch.int64)
+        if valid is not None:
+            _check("valid", valid, torch.bool)
+            if valid.shape != positions.shape:
+                raise ValueError(
+                    f"valid has shape {tuple(valid.shape)}; give that of positions, "
+                    f"{tuple(positions.shape)}"
+                )
         if self.length and min(self._filled) != self.length:
             raise RuntimeError("advance was called twice without an update of every layer between")
         batch, count = positions.shape
@@ -86,7 +89,8 @@ class KVCache:
             self._positions = positions.new_zeros(batch, self.capacity)
             self._valid = torch.zeros_like(self._positions, dtype=torch.bool)
         if self._positions.shape[0] != batch:
-            raise ValueError(f"the cache holds {self._positions.shape[0]} rows, positions {batch}")
+            rows = self._positions.shape[0]
+            raise ValueError(f"positions has {batch} rows; the cache holds {rows}")
         self._positions[:, self.length : end] = positions
         self._valid[:, self.length : end] = True if valid is None else valid
         self.length = end
@@ -96,8 +100,13 @@ class KVCache:
     ) -> tuple[Float[Tensor, "b g m d"], Float[Tensor, "b g m dv"]]:
         """Store a layer's raw keys and values of the announced tokens; return all of them so far.
 
-        Raises ValueError unless exactly the announced tokens are given.
+        Raises ValueError unless exactly the announced tokens are given, in the shape and dtype of
+        those before them.
         """
+        if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.layers:
+            raise ValueError(f"layer is {layer!r}; the cache has layers 0 to {self.layers - 1}")
+        for name, x, stored in (("k", k, self._keys[layer]), ("v", v, self._values[layer])):
+            self._check_vectors(name, x, stored)
         start, end = self._filled[layer], self._filled[layer] + k.shape[2]
         if end != self.length or k.shape[2] != v.shape[2]:
             raise ValueError(
@@ -117,7 +126,7 @@ class KVCache:
 
     def crop(self, length: int) -> None:
         """Forget all tokens from index `length` on (a rejected draft, a shorter prefix)."""
-        if not 0 <= length <= self.length:
+        if whole_number("length", length, least=0) > self.length:
             raise ValueError(f"length is {length}; the cache holds {self.length} tokens")
         self.length = length
         self._filled = [min(filled, length) for filled in self._filled]
@@ -127,17 +136,20 @@ class KVCache:
 
         Shapes: (batch or 1, length) int64. After evicting or reordering, or to close a gap.
         """
-        if positions.dtype != torch.int64 or positions.dim() != 2:
-            raise TypeError(f"positions is {positions.dtype} {tuple(positions.shape)}; give (b, n)")
-        if positions.shape[1] != self.length:
+        _check("positions", positions, torch.int64)
+        if self._positions is None:
+            raise ValueError("the cache is empty: there is nothing to re-index yet")
+        rows = self._positions.shape[0]
+        if positions.shape[1] != self.length or positions.shape[0] not in (1, rows):
             raise ValueError(
-                f"positions has {positions.shape[1]} columns; the cache holds {self.length} tokens"
+                f"positions has shape {tuple(positions.shape)}; the cache holds {rows} rows of "
+                f"{self.length} tokens"
             )
-        assert self._positions is not None
         self._positions[:, : self.length] = positions
 
     def keep(self, tokens: Int[Tensor, " m"]) -> None:
         """Keep only the tokens at these indices, in this order, with their positions (eviction)."""
+        _check("tokens", tokens, torch.int64, axes=1)
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.length:
             raise ValueError(f"tokens holds an index outside the {self.length} cached tokens")
         count = tokens.shape[0]
@@ -152,13 +164,38 @@ class KVCache:
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
         """Keep these batch rows, in this order, repeats allowed (beam search)."""
+        _check("rows", rows, torch.int64, axes=1)
+        batch = 0 if self._positions is None else self._positions.shape[0]
+        if not rows.numel() or not 0 <= int(rows.min()) <= int(rows.max()) < batch:
+            raise ValueError(f"rows is {rows.tolist()}; give numbers of the {batch} cached rows")
         for store in (self._keys, self._values):
             for index, tensor in enumerate(store):
                 store[index] = None if tensor is None else tensor[rows]
         if self._positions is not None and self._valid is not None:
             self._positions, self._valid = self._positions[rows], self._valid[rows]
 
+    def _check_vectors(self, name: str, x: Tensor, stored: Tensor | None) -> None:
+        if not isinstance(x, Tensor) or x.dim() != 4:
+            raise ValueError(f"{name} is {kind_of(x)}; give (batch, kv_heads, n, channels)")
+        batch = x.shape[0] if self._positions is None else self._positions.shape[0]
+        if x.shape[0] != batch:
+            raise ValueError(f"{name} has {x.shape[0]} rows; {batch} were announced by advance")
+        if stored is None:
+            return
+        sizes = (x.shape[1], x.shape[3], x.dtype)
+        if sizes != (stored.shape[1], stored.shape[3], stored.dtype):
+            raise ValueError(
+                f"{name} has {sizes[0]} heads of {sizes[1]} channels in {sizes[2]}; the cache "
+                f"holds {stored.shape[1]} of {stored.shape[3]} in {stored.dtype}"
+            )
+
     def _filled_part(self, tensor: Tensor | None) -> Tensor:
         if tensor is None:
             raise ValueError("the cache is empty: nothing has been appended yet")
         return tensor[:, : self.length]
+
+
+def _check(name: str, value: Tensor, dtype: torch.dtype, axes: int = 2) -> None:
+    if not isinstance(value, Tensor) or value.dtype != dtype or value.dim() != axes:
+        shape = "(batch, n)" if axes == 2 else "(m,)"
+        raise TypeError(f"{name} is {kind_of(value)}; give {shape} {dtype}")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from whatwhere.encodings import Shape, parse
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, flag, probability, whole_number
 
 __all__ = ["DecoderConfig"]
 
@@ -41,9 +41,10 @@ class DecoderConfig:
     def __post_init__(self) -> None:
         optional = ("kv_heads", "head_dim", "hidden", "max_length")
         for name in ("vocab_size", "width", "layers", "heads", "train_length", *optional):
-            value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or value < 1):
-                raise ValueError(f"{name} is {value}; it must be at least 1")
+            if getattr(self, name) is not None or name not in optional:
+                whole_number(name, getattr(self, name))
+        flag("qk_norm", self.qk_norm)
+        flag("tie_embeddings", self.tie_embeddings)
         if self.head_dim is None and self.width % self.heads:
             raise ValueError(
                 f"width is {self.width}, no multiple of heads {self.heads}: give head_dim, or a "
@@ -51,8 +52,7 @@ class DecoderConfig:
             )
         if self.activation not in ("swiglu", "gelu"):
             raise UnknownName(did_you_mean("activation", self.activation, ("swiglu", "gelu")))
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout is {self.dropout}; give a probability in [0, 1)")
+        probability("dropout", self.dropout)
         parse(self.encoding)
         _ = self.shape
 
@@ -85,4 +85,6 @@ class DecoderConfig:
         for key in data:
             if key not in known:
                 raise UnknownName(did_you_mean("field of DecoderConfig", key, known))
+        if "vocab_size" not in data:
+            raise ValueError("vocab_size is missing; it is the one field without a default")
         return DecoderConfig(**data)

@@ -18,6 +18,8 @@ from whatwhere import positions as at
 from whatwhere.attention import Where, attend
 from whatwhere.cache import KVCache
 from whatwhere.encodings import Context, Encoding, Expression, build, modify, parse
+from whatwhere.errors import whole_number
+from whatwhere.nn.checks import check_call
 from whatwhere.nn.config import DecoderConfig
 from whatwhere.nn.generate import generate
 from whatwhere.rule import ScoreRule
@@ -160,7 +162,7 @@ class Decoder(nn.Module):
         `factor` (target length / training length) is the default of modifiers that need one.
         Raises ValueError if the expression starts with another encoding than the model has.
         """
-        parsed = parse(expression) if isinstance(expression, str) else expression
+        parsed = expression if isinstance(expression, Expression) else parse(expression)
         trained = parse(self.config.encoding).trained
         if parsed.trained != trained:
             raise ValueError(
@@ -192,7 +194,7 @@ class Decoder(nn.Module):
             horizon: the length that length-dependent encodings are given; default the number of
                 positions in use.
         """
-        self._check(tokens, documents, cache)
+        check_call(self.config, tokens, positions, documents, valid, cache)
         where, place = self._where(tokens, positions, documents, valid, cache)
         horizon = self._horizon(horizon, where)
         rules = [encoding.rule(horizon, training=self.training) for encoding in self._active]
@@ -213,15 +215,6 @@ class Decoder(nn.Module):
         config = self.config
         context = Context(config.train_length, None, config.max_length)
         return build(parse(config.encoding).trained, config.shape, context)
-
-    def _check(self, tokens: Tensor, documents: Tensor | None, cache: KVCache | None) -> None:
-        if tokens.dim() != 2 or tokens.dtype != torch.int64 or 0 in tokens.shape:
-            raise ValueError(
-                f"tokens has shape {tuple(tokens.shape)} and dtype {tokens.dtype}; give (batch, n) "
-                "int64 with at least one token"
-            )
-        if documents is not None and cache is not None:
-            raise ValueError("documents with a cache: give each document a row of its own instead")
 
     def _where(
         self,
@@ -258,7 +251,7 @@ class Decoder(nn.Module):
 
     def _horizon(self, horizon: int | None, where: Where) -> int:
         if horizon is not None:
-            return horizon
+            return whole_number("horizon", horizon)
         if where.contiguous or not any(encoding.length_dependent for encoding in self._active):
             return where.keys
         # Packed documents, padding and evicted tokens: the number of keys is not the length.

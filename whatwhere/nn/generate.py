@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whatwhere.nn.checks import check_options, check_tokens
+
 if TYPE_CHECKING:
     from whatwhere.nn.decoder import Decoder
 
@@ -37,12 +39,10 @@ def generate(
     Raises ValueError before any computation for a bad option, or for more positions than the
     encoding can tell.
     """
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be at least 1")
-    if temperature < 0:
-        raise ValueError(f"temperature is {temperature}; it must be 0 (greedy) or more")
-    if top_k is not None and not 1 <= top_k <= model.config.vocab_size:
-        raise ValueError(f"top_k is {top_k}; give 1 to {model.config.vocab_size}, or None")
+    check_tokens("prompt", prompt, model.config.vocab_size)
+    check_options(model.config, max_new_tokens, temperature, top_k, stop, generator)
+    if valid is not None and valid.shape == prompt.shape and not bool(valid[:, -1].all()):
+        raise ValueError("valid is False at the end of a row; pad prompts on the left")
     total = prompt.shape[1] + max_new_tokens
     limit = model.active[0].max_length
     if limit is not None and total > limit:
