@@ -18,7 +18,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
     A kill leaves the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    neighbour = path.with_name(path.name + ".new")
+    neighbour = path.with_name(f".{path.name}.new")
     with neighbour.open("wb") as file:
         try:
             torch.save(dict(state), file)

@@ -11,7 +11,16 @@ from whatwhere.errors import UnknownName, did_you_mean
 
 __all__ = ["DEFAULT_ENCODINGS", "MULTIPLES", "Config"]
 
-DEFAULT_ENCODINGS = ("nope", "sinusoidal", "alibi", "rope", "rope+yarn", "pope")
+# The paper adds codes of amplitude 1 to embeddings of standard deviation 1; the decoder's have 0.02.
+# Without the scale the code drowns the tokens: after 400 steps 3.3 nats a note instead of below 1.
+DEFAULT_ENCODINGS = (
+    "nope",
+    "sinusoidal(scale=0.02)",
+    "alibi",
+    "rope",
+    "rope+yarn",
+    "pope",
+)
 
 MULTIPLES = (1, 2, 4, 8, 16)
 """Evaluation lengths that are not given are these multiples of the training length."""

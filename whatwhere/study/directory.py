@@ -112,6 +112,7 @@ def fingerprint(config: Config, task: Task) -> str:
 def _refuse_strangers(path: Path) -> None:
     if not path.exists() or (path / "config.json").exists():
         return
+    # Names with a dot are not looked at: the lock, and what a kill left of a file being written.
     strangers = [entry.name for entry in path.iterdir() if not entry.name.startswith(".")]
     if strangers:
         raise ValueError(
@@ -139,7 +140,7 @@ def _agree(path: Path, wanted: dict[str, Any]) -> None:
 
 def _set_aside(path: Path) -> None:
     # config.json stays until it is replaced: a kill in between must not leave rows without it.
-    for file in sorted((path / "checkpoints").glob("*.pt*")):
+    for file in sorted((path / "checkpoints").glob("*.pt")):
         file.unlink()
     (path / "curves.csv").unlink(missing_ok=True)
     if (path / "rows.jsonl").exists():
@@ -164,7 +165,7 @@ def _locked(path: Path) -> int | None:
 
 
 def _write(path: Path, text: str) -> None:
-    neighbour = path.with_name(path.name + ".new")
+    neighbour = path.with_name(f".{path.name}.new")
     with neighbour.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

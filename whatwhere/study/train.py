@@ -65,18 +65,20 @@ def train_step(
 ) -> Float[Tensor, ""]:
     """Forward, backward, clip, update; the mean loss of the batch in nats per token.
 
-    A loss that is not finite makes no update. The engine of a larger study replaces this function
-    and the batches, nothing else.
+    FloatingPointError, before any update, if the loss or the gradient is not finite. The engine of
+    a larger study replaces this function and the batches, nothing else.
     """
     context = torch.autocast(inputs.device.type, autocast) if autocast else nullcontext()
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     with context:
         logits = model(inputs)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
     if not bool(loss.isfinite()):
-        return loss.detach()
+        raise FloatingPointError(f"the loss is {float(loss.detach())}")
     loss.backward()
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, clip)
+    norm = nn.utils.clip_grad_norm_(parameters, clip)
+    if not bool(norm.isfinite()):
+        raise FloatingPointError(f"the norm of the gradient is {float(norm)}")
     optimizer.step()
     optimizer.zero_grad()
     return loss.detach()
@@ -125,12 +127,13 @@ class Training:
                 stream, config.train_length, config.batch_size, self.seed, self.step
             )
             self.model.train()
-            loss = float(train_step(forward, self.optimizer, *batch, config.clip, half))
+            try:
+                loss = float(train_step(forward, self.optimizer, *batch, config.clip, half))
+            except (FloatingPointError, ValueError) as error:  # attention refuses NaN itself
+                loss, self.failed = math.nan, f"training broke off at step {self.step}: {error}"
             self.step += 1
             observer.step(self.step, loss, work)
-            if not math.isfinite(loss):
-                self.failed = f"training broke off: the loss was {loss} at step {self.step}"
-            elif self.step in marks:
+            if self.failed is None and self.step in marks:
                 self.curve.append([self.step, loss, self._validate(observer)])
             self.finished = self.failed is not None or self.step == config.steps
             self.seconds = time.monotonic() - started
