@@ -43,8 +43,7 @@ class Flex:
         if call.dropout > 0:
             return f"FlexAttention has no dropout, and dropout is {call.dropout}"
         if call.device.type == "cpu":
-            learned = [b for b in rule.biases if any(t.requires_grad for t in _tensors(b))]
-            if call.needs_grad or (torch.is_grad_enabled() and learned):
+            if call.needs_grad or (torch.is_grad_enabled() and _learns(rule)):
                 return "on a CPU, FlexAttention computes no gradients"
             if not call.named:
                 return "on a CPU, FlexAttention is slower than the dense reference: ask by name"
@@ -72,8 +71,12 @@ class Flex:
         return rule.map_output(out, where.q_pos)
 
 
-def _tensors(value: Any) -> list[Tensor]:
-    return [item for item in vars(value).values() if isinstance(item, Tensor)]
+def _learns(rule: ScoreRule) -> bool:
+    """Whether a bias or a map (PoPE's δ) holds something that wants a gradient."""
+    maps = [side for term in rule.cases for side in (term.query, term.key)]
+    parts = (*rule.biases, *maps)
+    held = [item for part in parts for item in vars(part).values()]
+    return any(isinstance(item, Tensor) and item.requires_grad for item in held)
 
 
 def _one_term(
