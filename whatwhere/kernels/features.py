@@ -7,6 +7,8 @@ none of them).
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, Optional
 
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty_like, launch, rows
 from whatwhere.maps import Map, Polar, Rotate
 
-__all__ = ["prepare", "shared", "why_not"]
+__all__ = ["prepare", "prepared_again", "shared", "why_not"]
 
 
 def why_not(mapping: Map) -> str | None:
@@ -71,6 +73,39 @@ def prepare(
         angles.start,
         _direction(mapping),
     )
+
+
+@contextlib.contextmanager
+def prepared_again(
+    mapping: Map,
+    q: Tensor,
+    positions: Tensor,
+    k: Tensor,
+    made: tuple[Tensor, Tensor],
+    temperature: Tensor | None = None,
+) -> Iterator[None]:
+    """Inside, what autograd would keep of the features `made` is prepared again when needed.
+
+    Attention then keeps raw q and k only, as much as with RoPE, for one more reading of them in
+    the backward pass. Arguments as for `prepare`.
+    """
+    known = {x.data_ptr(): (index, x.shape) for index, x in enumerate(made)}
+    again: dict[int, Tensor] = {}
+
+    def pack(x: Tensor) -> Tensor | int:
+        index, shape = known.get(x.data_ptr(), (0, None))
+        return index if x.shape == shape else x
+
+    def unpack(kept: Tensor | int) -> Tensor:
+        if isinstance(kept, Tensor):
+            return kept
+        if kept not in again:
+            with torch.no_grad():
+                again.update(enumerate(prepare(mapping, q, positions, k, temperature)))
+        return again.pop(kept)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+        yield
 
 
 def _recipe(mapping: Map) -> str:
