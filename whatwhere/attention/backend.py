@@ -28,7 +28,8 @@ class Call:
     """One attention call, checked: shapes agree, positions are int64, GQA divides evenly.
 
     q (b, h, nq, d), k (b, g, nk, d), v (b, g, nk, dv) with h a multiple of g. `named` is True when
-    the user asked for this backend by name.
+    the user asked for this backend by name, `hypothetical` when the call is only asked about and
+    the machine's own equipment (a GPU, a compiler) shall not count, only what can be computed.
     """
 
     q: Float[Tensor, "b h nq d"]
@@ -38,6 +39,7 @@ class Call:
     scale: float
     dropout: float = 0.0
     named: bool = False
+    hypothetical: bool = False
 
     @property
     def device(self) -> torch.device:

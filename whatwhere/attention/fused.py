@@ -34,7 +34,7 @@ class Fused:
     def why_not(self, rule: ScoreRule, call: Call) -> str | None:
         """A sentence for what the kernels do not do (yet), else None."""
         reason = _why_not_here(call) or _why_not_rule(rule) or _why_not_where(call)
-        if reason is not None or call.device.type != "cuda":
+        if reason is not None or call.device.type != "cuda" or call.hypothetical:
             return reason
         widths = _widths(rule, call)
         if probe.chosen(widths) is None:
@@ -58,13 +58,13 @@ class Fused:
 
 def _why_not_here(call: Call) -> str | None:
     interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
-    if call.device.type != "cuda" and not (interpreted and call.named):
+    if call.device.type != "cuda" and (call.hypothetical or not (interpreted and call.named)):
         return f"it needs a CUDA device, and q is on {call.device.type}"
     if torch.version.hip is not None:
         return "its kernels are written for NVIDIA GPUs, and this torch is built for ROCm"
     if _dtype(call) not in _DTYPES:
         return f"its kernels take bfloat16, float16 and float32, and q is {call.q.dtype}"
-    return _why_no_triton()
+    return None if call.hypothetical else _why_no_triton()
 
 
 @torch.compiler.assume_constant_result
@@ -83,9 +83,9 @@ def _why_not_rule(rule: ScoreRule) -> str | None:
     maps = (rule.only.query, rule.only.key)
     if all(isinstance(each, Plain) for each in maps):
         return "queries and keys enter as they are: there is nothing to prepare"
-    from whatwhere.kernels import features
+    from whatwhere.kernels import twins
 
-    reasons = (None if isinstance(each, Plain) else features.why_not(each) for each in maps)
+    reasons = (None if isinstance(each, Plain) else twins.why_not(each) for each in maps)
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -133,8 +133,8 @@ def _features(rule: ScoreRule, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor
 def _mapped(
     mapping: Map, x: Float[Tensor, "b h n d"], positions: Int[Tensor, "#b n"]
 ) -> Float[Tensor, "b h n f"]:
-    from whatwhere.kernels import features
+    from whatwhere.kernels import features, twins
 
-    if isinstance(mapping, Plain) or features.why_not(mapping) is not None:
+    if isinstance(mapping, Plain) or twins.why_not(mapping) is not None:
         return mapping(x, positions)
     return features.prepare(mapping, x, positions)[0]

@@ -17,18 +17,7 @@ from torch import Tensor
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty_like, launch, rows
 from whatwhere.maps import Map, Polar, Rotate
 
-__all__ = ["prepare", "prepared_again", "shared", "why_not"]
-
-
-def why_not(mapping: Map) -> str | None:
-    """None if the kernels compute this map, else a sentence."""
-    if isinstance(mapping, Polar):
-        return None
-    if not isinstance(mapping, Rotate):
-        return f"the preparation kernel has no twin of the map {type(mapping).__name__}"
-    if mapping.decay is not None:
-        return "the preparation kernel has no decay (xPos)"
-    return None
+__all__ = ["prepare", "prepared_again", "shared"]
 
 
 def shared(query: Map, key: Map) -> bool:

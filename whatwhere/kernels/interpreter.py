@@ -7,6 +7,7 @@ where it is installed; kernels need not know.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from typing import Any
 
@@ -20,7 +21,7 @@ def interpreted() -> bool:
 
 def repair() -> None:
     """Make run-time loop bounds work in the interpreter. Does nothing when compiling."""
-    if not interpreted():
+    if not interpreted() or importlib.util.find_spec("triton") is None:
         return
     from triton.runtime import interpreter
 
