@@ -63,11 +63,18 @@ class Widths:
             values=call.v.shape[-1],
             groups=call.q.shape[1] // call.k.shape[1],
             causal=call.where.causal,
-            square=queries == keys,
-            round=queries % 64 == 0 and keys % 64 == 0,
-            single=queries == 1 or keys == 1,
+            square=_decided(queries == keys),
+            round=_decided(queries % 64 == 0 and keys % 64 == 0),
+            single=_decided(queries == 1 or keys == 1),
             gradient=gradient,
         )
+
+
+def _decided(condition: bool) -> bool:
+    # With symbolic sizes (torch.compile) a comparison is a symbol: a branch makes it a guard.
+    if condition:  # noqa: SIM103
+        return True
+    return False
 
 
 def run(
