@@ -220,11 +220,11 @@ def _rows(
 def _show(rows: list[dict[str, Any]], out: Path) -> None:
     from whatwhere import report
     from whatwhere.cli.console import console
+    from whatwhere.cli.report import publish
 
     screen = console()
     report.table(rows).render(screen)
-    figures = report.figure(rows, out / "figure")
-    report.page(rows, out / "report.html", figures)
+    *figures, page = publish(rows, out / "report.html")
     screen.print(f"\nrows    {out / 'rows.jsonl'}", soft_wrap=True)
     screen.print(f"figure  {', '.join(map(str, figures))}", soft_wrap=True)
-    screen.print(f"page    {out / 'report.html'}", soft_wrap=True)
+    screen.print(f"page    {page}", soft_wrap=True)

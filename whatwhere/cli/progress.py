@@ -61,7 +61,7 @@ class Screen(Observer):
         self.interrupts = interrupts or Interrupts()
         self.bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=16),
             TextColumn("{task.fields[figures]}"),
             TimeElapsedColumn(),
             TextColumn("left"),
@@ -142,7 +142,10 @@ class Screen(Observer):
 
     def _bar(self, name: str, total: float | None, done: float = 0.0) -> TaskID:
         self.bars.start()
-        return self.bars.add_task(name, total=total, completed=done, figures="")
+        task = self.bars.add_task(name, total=total, figures="")
+        if done:
+            self.bars.reset(task, total=total, completed=round(done))
+        return task
 
     def _drop(self) -> None:
         if self._now is not None:

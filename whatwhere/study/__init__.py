@@ -10,7 +10,15 @@ in which all of it happens.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whatwhere.study.config import Config
+    from whatwhere.study.directory import open_directory
+    from whatwhere.study.evaluate import nll
+    from whatwhere.study.observer import Observer
+    from whatwhere.study.rows import read_rows
+    from whatwhere.study.runner import run
 
 # Lazy, so that the command line can show the defaults of Config without loading torch.
 _HOME = {
