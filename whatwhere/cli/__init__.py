@@ -8,7 +8,6 @@ stderr that names what was wrong), 130 interrupted.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import typer
 from whatwhere import __version__
 from whatwhere.cli.angles import angles
 from whatwhere.cli.cite import cite
+from whatwhere.cli.compare import compare
 from whatwhere.cli.explain import explain
 from whatwhere.cli.ls import ls
 from whatwhere.cli.report import report
@@ -67,10 +67,7 @@ app.command()(ls)
 app.command()(explain)
 app.command()(angles)
 app.command()(show)
-if importlib.util.find_spec("whatwhere.cli.compare"):
-    from whatwhere.cli.compare import compare
-
-    app.command()(compare)
+app.command()(compare)
 app.command()(report)
 app.command()(cite)
 

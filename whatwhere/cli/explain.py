@@ -180,7 +180,7 @@ def _backends(encoding: Encoding, device: str, train: bool, length: int) -> Any:
     here = kind == "cpu" or torch.cuda.is_available()
     setting = f"{'training' if train else 'inference'} on {device}"
     title = setting + ("" if here else " (in principle: this machine has none)")
-    answers = reasons(encoding, kind, train, length, named=False)
+    answers = reasons(encoding, kind, train, length, named=False, here=here)
     first = next(name for name, reason in answers.items() if reason is None)
     table = plain_table("backend", title)
     for name, reason in answers.items():

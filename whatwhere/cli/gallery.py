@@ -18,12 +18,7 @@ __all__ = ["Gallery", "OnDevice", "example_call", "gallery", "reasons"]
 
 _CONTEXT = Context(train_length=256, factor=8.0)
 _HORIZON = 2048
-_SETTINGS = {
-    ("cuda", True): "training on a GPU",
-    ("cuda", False): "inference on a GPU",
-    ("cpu", True): "training on a CPU",
-    ("cpu", False): "inference on a CPU",
-}
+_SETTINGS = (("cuda", True), ("cuda", False), ("cpu", True), ("cpu", False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,20 +37,29 @@ class OnDevice(Call):
         return torch.device(self.pretended)
 
 
-def example_call(shape: Shape, device: str, train: bool, named: bool) -> OnDevice:
+def example_call(shape: Shape, device: str, train: bool, named: bool, here: bool) -> OnDevice:
     """A tiny call of that shape: backends look at its device, dtype and gradients, not its data."""
     q = torch.zeros(1, shape.heads, 2, shape.head_dim, requires_grad=train)
     k, v = (torch.zeros(1, shape.groups, 2, shape.head_dim) for _ in "kv")
-    return OnDevice(q, k, v, Where(2, 2), 1.0, named=named, pretended=device)
+    where = Where(2, 2)
+    return OnDevice(q, k, v, where, 1.0, named=named, hypothetical=not here, pretended=device)
 
 
 def reasons(
-    encoding: Encoding, device: str, train: bool, horizon: int, named: bool = True
+    encoding: Encoding,
+    device: str,
+    train: bool,
+    horizon: int,
+    named: bool = True,
+    here: bool = True,
 ) -> dict[str, str | None]:
-    """For every backend None, or its reason not to compute this encoding there."""
+    """For every backend None, or its reason not to compute this encoding there.
+
+    With `here` False the question is about such devices, not about this machine.
+    """
     with torch.set_grad_enabled(train):
         rule = encoding.rule(horizon, training=train)
-        call = example_call(encoding.shape, device, train, named)
+        call = example_call(encoding.shape, device, train, named, here)
         return {backend.name: backend.why_not(rule, call) for backend in BACKENDS}
 
 
@@ -96,7 +100,8 @@ def gallery() -> Gallery:
     for expression in (*encodings(), "rope+yarn", *(f"rope+{name}" for name in modifiers())):
         encoding = build(expression, Shape(heads=4, head_dim=16), _CONTEXT)
         by_setting = {
-            setting: reasons(encoding, *setting, horizon=_HORIZON) for setting in _SETTINGS
+            setting: reasons(encoding, *setting, horizon=_HORIZON, here=False)
+            for setting in _SETTINGS
         }
         cells = {}
         for backend in BACKENDS:
@@ -109,20 +114,33 @@ def gallery() -> Gallery:
 
 
 def _cell(answers: dict[tuple[str, bool], str | None]) -> tuple[str, str | None]:
+    """Yes, no, GPU (nothing on a CPU) or partly (not for training); and why."""
     refused = {setting: reason for setting, reason in answers.items() if reason}
     if not refused:
         return "yes", None
-    distinct = set(refused.values())
-    if len(refused) == len(answers) and len(distinct) == 1:
-        return "no", _sentence(distinct.pop())
+    if len(refused) == len(answers):  # a GPU is asked first: its reason is about the encoding
+        return "no", _sentence("; ".join(dict.fromkeys(_on("cuda", refused).values())))
     where: dict[str, list[str]] = {}
-    for setting, reason in refused.items():
-        where.setdefault(reason, []).append(_SETTINGS[setting])
-    note = "; ".join(f"not for {' or '.join(names)}: {reason}" for reason, names in where.items())
-    if len(refused) == len(answers):
-        return "no", _sentence(note)
-    # What a GPU can train counts as done; what a CPU lacks is in the footnote.
-    return "partly" if ("cuda", True) in refused else "yes", _sentence(note)
+    for device, name in (("cuda", "a GPU"), ("cpu", "a CPU")):
+        there = _on(device, refused)
+        for reason in dict.fromkeys(there.values()):
+            trained = [train for train, why in there.items() if why == reason]
+            word = (
+                "on"
+                if len(trained) == 2
+                else "for training on"
+                if trained[0]
+                else "for inference on"
+            )
+            where.setdefault(reason, []).append(f"{word} {name}")
+    note = "; ".join(f"not {' or '.join(names)}: {reason}" for reason, names in where.items())
+    if _on("cuda", refused):
+        return "partly", _sentence(note)
+    return "GPU" if len(_on("cpu", refused)) == 2 else "yes", _sentence(note)
+
+
+def _on(device: str, refused: dict[tuple[str, bool], str]) -> dict[bool, str]:
+    return {train: reason for (each, train), reason in refused.items() if each == device}
 
 
 def _sentence(text: str) -> str:

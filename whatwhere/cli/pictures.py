@@ -88,18 +88,20 @@ class Picture:
 
     def _score_panel(self, axes: Any, text: str) -> None:
         encoding, found = self._pattern(text)
-        colour, distance = self.styles[text].colour, torch.arange(len(found.mean))
+        colour, distance = self.styles[text].colour, torch.arange(len(found.mean)).numpy()
         title = _short(text)
         if found.bias is not None and not found.content:
             heads = found.bias.shape[0]
             title += f": bias of {heads} heads"
             for head, bias in enumerate(found.bias):
                 shade = 1.0 - 0.7 * head / max(1, heads - 1)
-                axes.plot(distance, bias, color=colour, linewidth=1.3, alpha=shade)
+                axes.plot(distance, bias.numpy(), color=colour, linewidth=1.3, alpha=shade)
         else:
-            low, high = found.mean - found.std, found.mean + found.std
-            axes.fill_between(distance, low, high, color=colour, alpha=0.18, linewidth=0)
-            axes.plot(distance, found.mean, color=colour, linewidth=1.0)
+            mean, std = found.mean.numpy(), found.std.numpy()
+            axes.fill_between(
+                distance, mean - std, mean + std, color=colour, alpha=0.18, linewidth=0
+            )
+            axes.plot(distance, mean, color=colour, linewidth=1.0)
         if any(True for _ in encoding.parameters()):
             title += " (untrained)"
         self._over_distance(axes, title)
@@ -159,7 +161,7 @@ class Picture:
         angles, count = angles[:, ::step].abs(), angles.shape[0]
         extent = (0, length, count, 0)
         image = axes.imshow(
-            angles.clamp(max=2 * torch.pi), aspect="auto", cmap="cividis", extent=extent,
+            angles.clamp(max=2 * torch.pi).numpy(), aspect="auto", cmap="cividis", extent=extent,
             norm=PowerNorm(0.5, 0, 2 * torch.pi), interpolation="nearest",
         )  # fmt: skip
         # A token's step of slack: interpolation ends within one step of the last trained angle.
@@ -167,7 +169,7 @@ class Picture:
         unseen = (angles > seen[:, None] * slack) & (seen < 2 * torch.pi)[:, None]
         if bool(unseen.any()):
             axes.contourf(
-                unseen.double(), levels=[0.5, 1.5], colors="none", hatches=["////"],
+                unseen.double().numpy(), levels=[0.5, 1.5], colors="none", hatches=["////"],
                 extent=(0, length, 0, count), origin="lower",
             )  # fmt: skip
         axes.axvline(self.train_length, color="white", linewidth=1.2, linestyle="--")
@@ -189,11 +191,11 @@ class Picture:
             encoding, curve = self._pattern(text)[0], self._pattern(text)[1].mean
             falls[text] = float((curve - curve[0]).min())
             line: dict[str, Any] = {"linewidth": 1.5, **self.styles[text].line}
-            panels[0].plot(*smoothed(curve - curve[0]), label=_short(text), **line)
+            panels[0].plot(*_numbers(curve - curve[0]), label=_short(text), **line)
             if text in turning:
                 bound = decay_bound(encoding.rule(self.length), self.length)
                 assert bound is not None
-                panels[1].plot(*smoothed(bound), **line)
+                panels[1].plot(*_numbers(bound), **line)
         self._over_distance(panels[0], "expected score, less that at distance 0", log=True)
         _clip(panels[0], falls)
         if turning:
@@ -254,6 +256,11 @@ def _clip(axes: Any, falls: dict[str, float]) -> None:
             0.02, 0.03, "↓ leaves the scale: " + ", ".join(beyond), fontsize=8, color="#555555",
             transform=axes.transAxes,
         )  # fmt: skip
+
+
+def _numbers(curve: torch.Tensor) -> tuple[Any, Any]:
+    at, mean = smoothed(curve)
+    return at.numpy(), mean.numpy()
 
 
 def _headline(part: Any, text: str) -> None:

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from whatwhere.report import Rows
+    from collections.abc import Sequence
+
+    from whatwhere.report.rows import Row
 
 __all__ = ["publish", "report"]
 
@@ -31,9 +33,9 @@ def report(
         bool, typer.Option("--markdown", help="Print the table as Markdown and write no file.")
     ] = False,
 ) -> None:
-    """Table, figure and page from rows, without measuring anything again.
+    """Table, figure and page from rows; nothing is measured again.
 
-    The figure (png and svg) stands beside the page, under the page's name.
+    The figure (png and svg) stands beside the page.
 
     \b
     Examples:
@@ -62,10 +64,14 @@ def report(
         print(path)
 
 
-def publish(rows: Rows, path: Path) -> list[Path]:
-    """Write the page with its figures and sources; returns all files, the page last."""
+def publish(rows: Sequence[Row], path: Path) -> list[Path]:
+    """Write the page with its figures and sources; returns all files, the page last.
+
+    Beside report.html the figure is called figure, beside any other page it has the page's name.
+    """
     from whatwhere.cli.sources import bibtex_of
     from whatwhere.report import expressions, figure, page
 
-    figures = figure(rows, path.with_suffix(""))
+    stem = path.with_name("figure") if path.name == "report.html" else path.with_suffix("")
+    figures = figure(rows, stem)
     return [*figures, page(rows, path, figures, bibtex=bibtex_of(expressions(rows)))]

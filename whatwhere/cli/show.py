@@ -40,19 +40,20 @@ def show(
     head_dim: Annotated[int, typer.Option(help="Channels of a head.")] = 64,
     seed: Annotated[int, typer.Option(help="Of the random content and parameters.")] = 0,
 ) -> None:
-    """Score patterns, rotation angles and decay of encodings, side by side.
+    """Score patterns, rotation angles and decay, as pictures.
 
     \b
-    scores  the score of two equal random vectors over their distance; biases head by head
-    angles  the angle of every frequency over the distance; hatched where training never was
-    decay   expected score and RoPE's upper bound over the distance, all in one plot
+    scores  the score of two equal random vectors by distance; biases by head
+    angles  the angle of every frequency by distance; hatched: not in training
+    decay   expected score and RoPE's upper bound, all encodings in one plot
 
     \b
     Examples:
       whatwhere show rope alibi pope --out patterns.png
       whatwhere show rope rope+linear rope+ntk rope+yarn --kind angles \\
           --factor 2 --factor 8 --out angles.svg
-      whatwhere show rope rope+dual_chunk --kind decay --train-length 1024 --out decay.pdf
+      whatwhere show rope rope+rerope --kind decay --train-length 1024 \\
+          --out decay.pdf
     """
     factors = factor or [4]
     _check(kind, out, factors, train_length, length)

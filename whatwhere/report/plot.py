@@ -102,8 +102,11 @@ def _limits(block: Block, curves: dict[str, list[tuple[int, float, float]]]) -> 
     low = min(mean - spread for points in curves.values() for _, mean, spread in points)
     tops = sorted(max(mean + s for _, mean, s in points) for points in curves.values())
     ordinary = statistics.median_low(tops)
-    cap = low + _ROOM * (ordinary - low)
-    high = tops[-1] if tops[-1] <= cap or block.sign < 0 or ordinary <= low else cap
+    high = low + _ROOM * (ordinary - low)
+    for top in tops:  # a little more room if that shows another curve in full
+        high = top if high < top <= low + 1.5 * (high - low) else high
+    if high > tops[-1] or block.sign < 0 or ordinary <= low:
+        high = tops[-1]
     margin = 0.06 * (high - low) or 0.1 * (abs(high) or 1.0)
     return low - margin, high + (margin if high == tops[-1] else 0.0)
 
