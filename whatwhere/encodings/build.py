@@ -21,11 +21,14 @@ __all__ = ["Context", "build", "from_dict", "make", "modify"]
 
 @dataclass(frozen=True)
 class Context:
-    """What options default to: the length a model is trained at, and how much longer it is used."""
+    """What options default to: the length a model is trained at, how much longer it is used, the
+    length of a table, and the standard deviation of the token embeddings that a code is added to.
+    """
 
     train_length: int | None = None
     factor: float | None = None
     max_length: int | None = None
+    embedding_std: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("train_length", "max_length"):
@@ -40,6 +43,8 @@ class Context:
             return self.max_length if self.max_length is not None else self.train_length
         if option == "factor":
             return None if self.factor is None else max(1.0, self.factor)
+        if option == "scale":
+            return self.embedding_std
         return self.train_length if option == "train_length" else None
 
 
@@ -71,15 +76,31 @@ def build(expression: str | Expression, shape: Shape, context: Context | None = 
     if not isinstance(expression, Expression):
         expression = parse(expression)
     context = context or Context()
-    base = expression.base
-    entry = TABLE[base.name]
+    return modify(_base(expression.base, shape, context), expression.modifiers, context)
+
+
+def _base(part: Part, shape: Shape, context: Context) -> Encoding:
+    if part.inner is not None:
+        return _wrap(part, _base(part.inner, shape, context), context)
+    entry = TABLE[part.name]
     options = dict(entry.preset)
-    for key, value in base.options:
+    for key, value in part.options:
         options[key] = _spectrum(value, context, None) if isinstance(value, Part) else value
-    for key in option_names(base.name):
-        if key in ("train_length", "max_length") and key not in options:
+    for key in option_names(part.name):
+        if key in ("train_length", "max_length", "scale") and key not in options:
             options[key] = context.default(key)
-    return modify(entry.kind(shape, **options), expression.modifiers, context)
+    return entry.kind(shape, **options)
+
+
+def _wrap(part: Part, inner: Encoding, context: Context) -> Encoding:
+    options = dict(part.options)
+    for key in option_names(part.name):
+        own_factor = key == "factor" and part.name == "yarn_temperature"
+        if key not in options and (key == "train_length" or own_factor):
+            value = context.default(key)
+            if value is not None:
+                options[key] = value
+    return TABLE[part.name].kind(inner, **options)  # type: ignore[arg-type]
 
 
 def modify(
@@ -99,16 +120,8 @@ def modify(
         own = encoding.spectrum if isinstance(encoding, Turning) else None
         encoding = Rescaled(encoding, _spectrum(part, context, own))
     for part in modifiers:
-        if part.name in spectra.TABLE:
-            continue
-        options = dict(part.options)
-        for key in option_names(part.name):
-            own_factor = key == "factor" and part.name == "yarn_temperature"
-            if key not in options and (key == "train_length" or own_factor):
-                value = context.default(key)
-                if value is not None:
-                    options[key] = value
-        encoding = TABLE[part.name].kind(encoding, **options)  # type: ignore[arg-type]
+        if part.name not in spectra.TABLE:
+            encoding = _wrap(part, encoding, context)
     return encoding
 
 

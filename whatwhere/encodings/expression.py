@@ -1,11 +1,11 @@
 """Encodings as text: `pope(delta_init=uniform)+dual_chunk+logn`.
 
-    expression = part ("+" part)*        part = name [ "(" option "=" value, … ")" ]
+    expression = part ("+" part)*        part = name [ "(" [part,] option "=" value, … ")" ]
 
 What stands before the first "+" is an encoding, everything after it a modifier: a wrapper (rerope,
 dual_chunk, logn, …) or a spectrum (yarn, ntk, …), which replaces the encoding's own. In studies the
-encoding is trained and the modifiers are applied at evaluation only. To train with a spectrum or a
-wrapper write it inside: `rope(spectrum=yarn(factor=8))`, `train(rope+logn)` does not exist.
+encoding is trained and the modifiers are applied at evaluation only. To train with a spectrum write
+it inside, with a wrapper around: `rope(spectrum=yarn(factor=8))`, `inverse_leaky_rerope(rope)`.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ __all__ = ["Expression", "Part", "parse"]
 
 @dataclass(frozen=True)
 class Part:
-    """A name with the options that were written out, in their order."""
+    """A name with the options that were written out, in their order, and what it wraps."""
 
     name: str
     options: tuple[tuple[str, Any], ...] = ()
+    inner: Part | None = None
 
     def __str__(self) -> str:
-        if not self.options:
-            return self.name
-        return f"{self.name}({','.join(f'{key}={_shown(value)}' for key, value in self.options)})"
+        inner = [] if self.inner is None else [str(self.inner)]
+        written = [*inner, *(f"{key}={_shown(value)}" for key, value in self.options)]
+        return f"{self.name}({','.join(written)})" if written else self.name
 
 
 @dataclass(frozen=True)
@@ -80,19 +81,37 @@ def parse(text: str) -> Expression:
             "name(option=value,…)+modifier(option=value,…)"
         ) from None
     parts = tuple(_part(node, text) for node in _summands(tree))
-    expression = Expression(parts)
-    if parts[0].name not in encodings():
-        name = parts[0].name
-        if name in (*modifiers(), *spectra.TABLE):
-            raise UnknownName(f"{name!r} modifies another encoding: write e.g. 'rope+{name}'")
-        raise UnknownName(did_you_mean("encoding", name, encodings()))
+    _check_base(parts[0])
     for part in parts[1:]:
         if part.name not in modifiers() and part.name not in spectra.TABLE:
             known = [*modifiers(), *spectra.TABLE]
             raise UnknownName(did_you_mean("modifier", part.name, known))
-    for part in parts:
+        if part.inner is not None:
+            raise ValueError(f"{part.name!r} after a '+' wraps what stands before it, not {part}")
         _check_options(part)
-    return expression
+    return Expression(parts)
+
+
+def _check_base(part: Part) -> None:
+    """What is trained: an encoding, or a wrapper written around one, name(encoding, …)."""
+    name = part.name
+    if part.inner is not None:
+        if name not in modifiers():
+            raise ValueError(f"{name!r} wraps nothing: options go by name, option=value")
+        _check_base(part.inner)
+    elif name in modifiers():
+        raise UnknownName(
+            f"{name!r} modifies another encoding: write 'rope+{name}' to apply it at evaluation, "
+            f"'{name}(rope)' to train with it"
+        )
+    elif name in spectra.TABLE:
+        raise UnknownName(
+            f"{name!r} modifies another encoding: write 'rope+{name}' to apply it at evaluation, "
+            f"'rope(spectrum={name})' to train with it"
+        )
+    elif name not in encodings():
+        raise UnknownName(did_you_mean("encoding", name, encodings()))
+    _check_options(part)
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -105,12 +124,14 @@ def _part(node: ast.expr, text: str) -> Part:
     if isinstance(node, ast.Name):
         return Part(node.id)
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        if node.args:
-            raise ValueError(f"options of {node.func.id!r} in {text!r} go by name: option=value")
+        name = node.func.id
+        if len(node.args) > 1 or any(not isinstance(x, ast.Name | ast.Call) for x in node.args):
+            raise ValueError(f"options of {name!r} in {text!r} go by name: option=value")
         if any(item.arg is None for item in node.keywords):
             raise ValueError(f"{text!r} has '**'; write the options out: option=value")
         keys = [(item.arg, _value(item.value, text)) for item in node.keywords if item.arg]
-        return Part(node.func.id, tuple(keys))
+        inner = _part(node.args[0], text) if node.args else None
+        return Part(name, tuple(keys), inner)
     raise ValueError(
         f"{ast.unparse(node)!r} in {text!r} is no encoding: write name(option=value,…)"
     )

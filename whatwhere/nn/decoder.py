@@ -26,6 +26,8 @@ from whatwhere.rule import ScoreRule
 
 __all__ = ["Decoder"]
 
+_STD = 0.02  # of all weights, the token embeddings among them
+
 
 class Attention(nn.Module):
     """Grouped-query attention under a rule that the caller passes."""
@@ -133,11 +135,11 @@ class Decoder(nn.Module):
         """
         for module in (self.embedding, self.head, *self.blocks.modules()):
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=_STD)
         for block in self.blocks:
             assert isinstance(block, Block)
             for last in (block.attention.out, block.mlp.out):
-                nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * self.config.layers))
+                nn.init.normal_(last.weight, std=_STD / math.sqrt(2 * self.config.layers))
         for encoding in self.trained:
             encoding.reset_parameters()
 
@@ -213,7 +215,7 @@ class Decoder(nn.Module):
 
     def _build(self) -> Encoding:
         config = self.config
-        context = Context(config.train_length, None, config.max_length)
+        context = Context(config.train_length, None, config.max_length, _STD)
         return build(parse(config.encoding).trained, config.shape, context)
 
     def _where(
