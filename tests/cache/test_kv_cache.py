@@ -111,7 +111,7 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     with pytest.raises(ValueError, match=r"26 tokens.*25"):
         cache.advance(at)
     assert len(cache) == LENGTH  # and nothing has happened
-    with pytest.raises(ValueError, match="2 rows, positions 3"):
+    with pytest.raises(ValueError, match="rows"):
         cache.advance(torch.zeros(3, 1, dtype=torch.int64, device=device))
     cache.advance(at[:, :2])
     with pytest.raises(ValueError, match="announced"):
@@ -129,7 +129,7 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     for index in (-1, 23):
         with pytest.raises(ValueError, match="outside"):
             cache.keep(torch.tensor([0, index], device=device))
-    with pytest.raises(ValueError, match="columns"):
+    with pytest.raises(ValueError, match="positions"):
         cache.reindex(at)
     with pytest.raises(ValueError, match="empty"):
         _ = KVCache(1, 1).positions
