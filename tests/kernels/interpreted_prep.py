@@ -79,8 +79,11 @@ def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prep_launch, "PROGRAMS", 1)
 
 
-@pytest.mark.parametrize("name", MAPS)
-@pytest.mark.parametrize("dtype", LIMITS)
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [*((name, torch.float32) for name in MAPS)]
+    + [(name, dtype) for name in ("interleaved", "polar") for dtype in list(LIMITS)[1:]],
+)
 def test_features_and_gradients_are_those_of_the_map(name: str, dtype: torch.dtype) -> None:
     mapping = MAPS[name]
     offset = mapping.offset if isinstance(mapping, Polar) else None
@@ -142,7 +145,7 @@ def test_how_heads_are_split_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
 
 
-@pytest.mark.parametrize("length", [1, 63, 257])
+@pytest.mark.parametrize("length", [1, 63, 130])
 def test_any_storage_and_length(length: int) -> None:
     positions = torch.arange(length)[None]
     packed = torch.randn(BATCH, length, 3, HEADS, WIDTH, generator=generator(0))
@@ -165,19 +168,19 @@ def test_a_rotation_keeps_no_vectors_for_its_gradient() -> None:
         assert len(vectors) == kept, name
 
 
-@pytest.mark.parametrize("name", ["interleaved, partial", "polar"])
-def test_the_operators_keep_torch_s_contract(name: str) -> None:
-    mapping = MAPS[name]
-    offset = mapping.offset if isinstance(mapping, Polar) else None
-    turns, recipe = mapping.angles.turns, features._recipe(mapping)  # type: ignore[attr-defined]
+def test_the_operators_keep_torch_s_contract() -> None:
+    mapping = MAPS["polar"]
+    assert isinstance(mapping, Polar)
+    assert mapping.offset is not None
+    offset = mapping.offset.clone().requires_grad_()
+    turns, recipe = mapping.angles.turns, features._recipe(mapping)
     q, k = draw(HEADS, length=5).requires_grad_(), draw(KV_HEADS, length=5).requires_grad_()
-    offset = None if offset is None else offset.clone().requires_grad_()
     rest = (torch.arange(5)[None], turns, None, offset, None, recipe, 1.0, 0, 1)
     torch.library.opcheck(features._prep, (q, k, *rest))
     q_out, k_out = (x.detach() for x in features._prep(q, k, *rest))
-    raw = (None, None) if offset is None else (q.detach(), k.detach())
+    raw = q.detach(), k.detach()
     fixed = tuple(x.detach() if isinstance(x, Tensor) else x for x in rest)
-    torch.library.opcheck(features._prep_backward, (q_out, k_out, *raw, *fixed, offset is not None))
+    torch.library.opcheck(features._prep_backward, (q_out, k_out, *raw, *fixed, True))
 
 
 ENCODINGS = [

@@ -5,8 +5,6 @@ whole, autograd knows them, and only raw vectors are saved for the backward pass
 none of them).
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 from typing import Any, Optional
