@@ -49,11 +49,29 @@ class Fused:
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
         kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else None
-        q, k = _features(rule, q, k, call)
+        # Our own kernel copies blocks of rows: they should lie together.
+        q, k = _features(rule, q, k, call, by_heads=kernel == "hopper")
         if rule.value is not None:
             v = _mapped(rule.value, v, where.k_pos)
         out = probe.run(kernel, q, k, v, where.causal, call.scale)
         return out if rule.output is None else _mapped(rule.output, out, where.q_pos)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
+    from whatwhere.kernels.attention import attention
+
+    return attention(q, k, v, scale, causal)
+
+
+def _why_not_attention(widths: probe.Widths) -> str | None:
+    if widths.causal and not widths.square:
+        return "its causal form wants as many keys as queries"
+    from whatwhere.kernels.attention import why_not
+
+    return why_not(widths.features, widths.values, widths.dtype, widths.device)
+
+
+probe.own(_attention, _why_not_attention)
 
 
 def _why_not_here(call: Call) -> str | None:
@@ -114,7 +132,9 @@ def _dtype(call: Call) -> torch.dtype:
     return call.q.dtype
 
 
-def _features(rule: ScoreRule, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor, Tensor]:
+def _features(
+    rule: ScoreRule, q: Tensor, k: Tensor, call: Call, by_heads: bool = False
+) -> tuple[Tensor, Tensor]:
     """Features of queries and keys, in one launch where one set of angles serves both."""
     from whatwhere.kernels import features
 
@@ -123,7 +143,7 @@ def _features(rule: ScoreRule, q: Tensor, k: Tensor, call: Call) -> tuple[Tensor
     plain = isinstance(term.query, Plain) or isinstance(term.key, Plain)
     learned = temperature is not None and temperature.requires_grad
     if where.contiguous and not plain and not learned and features.shared(term.query, term.key):
-        return features.prepare(term.query, q, where.q_pos, k, temperature)
+        return features.prepare(term.query, q, where.q_pos, k, temperature, by_heads)
     q = _mapped(term.query, q, where.q_pos)
     if temperature is not None:
         q = (q * temperature[:, None, :, None]).to(q.dtype)

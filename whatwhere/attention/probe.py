@@ -3,7 +3,8 @@
 No document says it: cuDNN 9.19 under torch 2.11 trains at widths 256/128 although its own message
 denies 128/64, a check in newer torch refuses 256/128, and FlashAttention-2 wants equal widths
 (kernels.md §3). So each kernel runs forward and backward on a few tokens and is compared with
-float64; the first that agrees is taken.
+float64; the first that agrees is taken. Our own stands among them (`own`, set by the fused backend)
+where it was measured to be faster.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whatwhere.attention.backend import Call, repeat_heads
 
-__all__ = ["KERNELS", "Widths", "chosen", "reasons", "run"]
+__all__ = ["KERNELS", "Widths", "chosen", "order", "own", "reasons", "run"]
 
-#: In order of preference; measured on Hopper in kernels.md §1.
+#: torch's, in order of preference; measured on Hopper in kernels.md §1.
 KERNELS = {
     "cudnn": SDPBackend.CUDNN_ATTENTION,
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -33,6 +34,28 @@ _ENABLED: dict[str, Callable[[], bool]] = {
     "flash": torch.backends.cuda.flash_sdp_enabled,
     "efficient": torch.backends.cuda.mem_efficient_sdp_enabled,
 }
+Own = Callable[[Tensor, Tensor, Tensor, float, bool], Tensor]
+_OWN = "hopper"
+_own: list[tuple[Own, Callable[["Widths"], str | None]]] = []
+
+
+def own(run: Own, why_not: Callable[["Widths"], str | None]) -> None:
+    """Make the library's own attention known: run(q, k, v, scale, causal), and its reasons."""
+    _own[:] = [(run, why_not)]
+
+
+def order(widths: "Widths") -> list[str]:
+    """Kernels in order of preference at these widths, as measured on one H200.
+
+    PoPE at head dim 128 (256 features) is where cuDNN's backward is weak: there our own comes
+    first. Elsewhere it follows cuDNN, which refuses deterministic mode; ours is deterministic.
+    """
+    names = list(KERNELS)
+    if _own:
+        names.insert(0 if widths.features == 256 else 1, _OWN)
+    return names
+
+
 # Errors of a sound kernel are at most a third of these (relative, Frobenius norm).
 _TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 4e-3, torch.float32: 4e-3}
 
@@ -86,6 +109,8 @@ def run(
     scale: float,
 ) -> Float[Tensor, "b h nq dv"]:
     """softmax(q k^T · scale) v by the named kernel; None lets torch choose (on a CPU)."""
+    if kernel == _OWN:
+        return _own[0][0](q, k, v, scale, causal)
     width, gap = v.shape[-1], q.shape[-1] - v.shape[-1]
     if kernel == "flash" and gap > 0:
         v = F.pad(v, (0, gap))
@@ -108,9 +133,10 @@ def reasons(widths: Widths) -> dict[str, str | None]:
     """For each kernel up to the first that works, None or its reason not to."""
     found: dict[str, str | None] = {}
     strict = torch.are_deterministic_algorithms_enabled()
-    for kernel in KERNELS:
-        if not _ENABLED[kernel]():
-            found[kernel] = "switched off (torch.backends.cuda)"
+    for kernel in order(widths):
+        reason = _why_not(kernel, widths)
+        if reason is not None:
+            found[kernel] = reason
             continue
         key = (widths, kernel, strict)
         if key not in _TRIED:
@@ -122,6 +148,12 @@ def reasons(widths: Widths) -> dict[str, str | None]:
         if found[kernel] is None:
             break
     return found
+
+
+def _why_not(kernel: str, widths: Widths) -> str | None:
+    if kernel == _OWN:
+        return _own[0][1](widths)
+    return None if _ENABLED[kernel]() else "switched off (torch.backends.cuda)"
 
 
 # A compiled graph holds the answer: the trial itself is not part of it.

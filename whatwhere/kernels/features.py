@@ -35,11 +35,13 @@ def prepare(
     positions: Tensor,
     k: Tensor | None = None,
     temperature: Tensor | None = None,
+    by_heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Features of q, and of k by the same map without its offset (empty if k is None).
 
     Shapes: q (b, h, n, d), k (b, g, n, d), positions (1 or b, n) int64, temperature (1 or b, n), a
-    factor on q's features -> (b, h, n, f), (b, g, n, f), stored in the order that q and k are.
+    factor on q's features -> (b, h, n, f), (b, g, n, f), stored in the order that q and k are, or
+    head after head (`by_heads`: whole blocks of rows for the copy engine).
     Dtypes: float32, bfloat16 or float16 in and out; products in float32, rounded once.
     """
     angles = mapping.angles  # type: ignore[attr-defined]
@@ -59,6 +61,7 @@ def prepare(
         angles.amplitude,
         angles.start,
         _direction(mapping),
+        by_heads,
     )
 
 
@@ -116,10 +119,11 @@ def _prep(
     amplitude: float,
     start: int,
     direction: int,
+    by_heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
     q_out, k_out = _prep_shapes(
         q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start,
-        direction,
+        direction, by_heads,
     )  # fmt: skip
     launch(
         "forward",
@@ -135,10 +139,14 @@ def _prep(
 
 @_prep.register_fake
 def _prep_shapes(  # type: ignore[no-untyped-def]
-    q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start, direction
-):
+    q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start, direction,
+    by_heads=False,
+):  # fmt: skip
     extra = 2 * turns.shape[0] - RECIPES[recipe].channels(turns.shape[0])
     width = q.shape[-1] + extra
+    if by_heads:
+        q_out = q.new_empty((*q.shape[:3], width))
+        return q_out, q.new_empty(0) if k is None else k.new_empty((*k.shape[:3], width))
     return empty_like(q, width), q.new_empty(0) if k is None else empty_like(k, width)
 
 
@@ -199,7 +207,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     raw = not RECIPES[rest[0]].paired or (offset is not None and ctx.needs_input_grad[5])
     kept = (q, k) if raw else (None, None)
     ctx.save_for_backward(*kept, positions, turns, early_turns, offset, temperature)
-    ctx.rest, ctx.has_key = rest, k is not None
+    ctx.rest, ctx.has_key, ctx.inputs = rest[:4], k is not None, len(inputs)
 
 
 def _gradients(ctx: Any, q_grad: Tensor, k_grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -209,7 +217,7 @@ def _gradients(ctx: Any, q_grad: Tensor, k_grad: Tensor) -> tuple[Tensor | None,
     dq, dk, d_offset = _prep_backward(
         q_grad, k_grad if ctx.has_key else None, *ctx.saved_tensors, *ctx.rest, wants_offset
     )
-    nothing = (None,) * 5
+    nothing = (None,) * (ctx.inputs - 6)
     return (
         dq,
         dk if ctx.has_key else None,
