@@ -162,13 +162,16 @@ class _Run:
 
 
 def _described(model: Decoder) -> dict[str, Any]:
-    """The encoding in use with every option, and the spectrum that its angles come from."""
+    """The encoding in use with every option, and the spectrum that its angles come from.
+
+    All of it under one key: it changes with the length, and reports group rows by the other ones.
+    """
     encoding = inner = model.active[0]
     while isinstance(inner, Wrapper) and not hasattr(inner, "phases"):
         inner = inner.inner
     phases = getattr(inner, "phases", None)
     spectrum = None if phases is None else str(phases.spectrum)
-    return {"encoding": encoding.to_dict(), "spectrum": spectrum}
+    return {"encoding": encoding.to_dict() | {"spectrum": spectrum}}
 
 
 def _sentence(error: BaseException) -> str:
