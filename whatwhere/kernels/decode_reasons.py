@@ -1,0 +1,77 @@
+"""What the decode kernels do not compute, asked without Triton."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from whatwhere.attention.backend import Call
+from whatwhere.kernels import twins
+from whatwhere.maps import Plain
+from whatwhere.rule import ScoreRule
+
+__all__ = ["MOST_QUERIES", "why_not"]
+
+MOST_QUERIES = 4  # more positions are prefill: there a key's features are worth keeping
+MOST_ROWS = 32
+MOST_CHANNELS = 256
+_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def why_not(rule: ScoreRule, call: Call) -> str | None:
+    """None if the decode kernels compute the call exactly, else one sentence."""
+    return _why_not_rule(rule) or _why_not_call(rule, call)
+
+
+def _why_not_rule(rule: ScoreRule) -> str | None:
+    if rule.pairwise is not None:
+        return rule.pairwise.reason
+    if len(rule.cases) > 1:
+        return f"the rule has {len(rule.cases)} terms for different regions of pairs"
+    if rule.biases:
+        return "the decode kernel adds no bias to scores yet"
+    if rule.value is not None or rule.output is not None:
+        return "the decode kernel turns no values or outputs"
+    query, key = rule.only.query, rule.only.key
+    if isinstance(query, Plain) and isinstance(key, Plain):
+        return None
+    return twins.why_not(query) or twins.why_not(key) or _why_not_maps(query, key)
+
+
+def _why_not_maps(query: Any, key: Any) -> str | None:
+    if query.reindex is not None or key.reindex is not None:
+        return "the decode kernel re-indexes no positions"
+    if getattr(key, "offset", None) is not None:
+        return "the decode kernel takes δ on the query only"
+    if query.angles.start > 0:
+        return "the decode kernel has no start rule (LongRoPE's n-hat)"
+    unlike = type(query) is not type(key) or any(
+        getattr(query, name, None) != getattr(key, name, None)
+        for name in ("layout", "direction", "magnitude")
+    )
+    a, b = query.angles, key.angles
+    if unlike or a.turns is not b.turns or a.amplitude != b.amplitude or a.start != b.start:
+        return "queries and keys are mapped differently"
+    return None
+
+
+def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
+    queries, group = call.where.queries, call.q.shape[1] // call.k.shape[1]
+    offset = getattr(rule.only.query, "offset", None)
+    learned = offset is not None and offset.requires_grad and torch.is_grad_enabled()
+    if call.needs_grad or learned:
+        return "the decode kernel has no gradient"
+    if queries > MOST_QUERIES:
+        return f"the decode kernel takes at most {MOST_QUERIES} query positions, not {queries}"
+    if queries * group > MOST_ROWS:
+        return f"the decode kernel takes {MOST_ROWS} queries a KV head, not {queries * group}"
+    if call.q.dtype not in _DTYPES:
+        return f"the decode kernel takes bfloat16, float16 and float32, and q is {call.q.dtype}"
+    if torch.is_autocast_enabled(call.device.type) and call.q.dtype == torch.float32:
+        return "under autocast the whole cache would be cast at each step: keep it in 16 bits"
+    if max(call.q.shape[-1], call.v.shape[-1]) > MOST_CHANNELS:
+        return f"the decode kernel takes at most {MOST_CHANNELS} channels"
+    if call.dropout > 0:
+        return f"it drops no attention weights, and dropout is {call.dropout}"
+    return None
