@@ -7,7 +7,7 @@ import torch
 from golden.naive import EXACT, close
 
 import whatwhere as ww
-from whatwhere.encodings.t5 import bucket
+from whatwhere.encodings import t5 as ours
 
 t5 = pytest.importorskip("transformers.models.t5.modeling_t5")
 from transformers import T5Config  # noqa: E402
@@ -20,16 +20,16 @@ SIZES = [(32, 128), (16, 128), (32, 20), (64, 1024), (8, 33), (128, 800)]
 def test_buckets_live(bidirectional: bool, buckets: int, most: int) -> None:
     r = torch.arange(-500, 501)
     expected = t5.T5Attention._relative_position_bucket(r, bidirectional, buckets, most)
-    assert bucket(r, bidirectional, buckets, most).tolist() == expected.tolist()
+    assert ours.bucket(r, bidirectional, buckets, most).tolist() == expected.tolist()
 
 
 def test_frozen_buckets() -> None:
     """One direction, 32 buckets, 128: exact to 15, then logarithmic, the last from 113 on."""
     r = -torch.tensor([-9, 0, 1, 15, 16, 18, 19, 21, 63, 64, 100, 112, 113, 128, 10**6])
     expected = [0, 0, 1, 15, 16, 16, 17, 18, 26, 26, 30, 30, 31, 31, 31]
-    assert bucket(r).tolist() == expected
+    assert ours.bucket(r).tolist() == expected
     both = torch.tensor([-1000, -8, -1, 0, 1, 8, 1000])
-    assert bucket(both, bidirectional=True).tolist() == [15, 8, 1, 0, 17, 24, 31]
+    assert ours.bucket(both, bidirectional=True).tolist() == [15, 8, 1, 0, 17, 24, 31]
 
 
 @pytest.mark.parametrize("decoder", [True, False])

@@ -36,6 +36,28 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(alibi._Linear, "__call__", lambda self, *a: true(self, *a) / 2)
 
 
+@fault(test_alibi.test_bloom_live)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """ALiBi's slopes are sorted where the number of heads is no power of two"""
+    true = alibi.slopes
+    patch.setattr(alibi, "slopes", lambda heads: tuple(sorted(true(heads), reverse=True)))
+
+
+@fault(test_t5.test_buckets_live, False, 64, 1024)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """T5's max_distance is always 128"""
+    true = t5.bucket
+    patch.setattr(t5, "bucket", lambda r, both=False, n=32, most=128: true(r, both, n, 128))
+
+
+@fault(test_t5.test_frozen_buckets)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """T5's future keys share the buckets of the past"""
+    true = t5.bucket
+    folded = lambda r, bidirectional=False, *a: true(-r.abs(), bidirectional, *a)  # noqa: E731
+    patch.setattr(t5, "bucket", folded)
+
+
 @fault(test_t5.test_attention_layer_live, True)
 def _(patch: pytest.MonkeyPatch) -> None:
     """T5's bucket takes query minus key"""

@@ -26,6 +26,18 @@ def _(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(pope.PoPE, "bounded_delta", lambda self: -true(self))
 
 
+@fault(test_pope.test_initial_delta)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """delta starts on the side where the clamp is dead"""
+    true = pope.PoPE.reset_parameters
+
+    def reset(self: Any) -> None:
+        true(self)
+        self.delta.data.neg_()
+
+    patch.setattr(pope.PoPE, "reset_parameters", reset)
+
+
 @fault(test_pope.test_dead_zone_of_the_clamp, "straight_through", False)
 def _(patch: pytest.MonkeyPatch) -> None:
     """the straight-through clamp loses its gradient"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +11,17 @@ import torch
 from golden import (
     test_dual_chunk,
     test_inverse_leaky_rerope,
+    test_leaky_rerope,
     test_llama4_temperature,
     test_logn,
     test_rerope,
     test_self_extend,
+    test_yarn_temperature,
 )
 from planted.registry import fault
 
 from whatwhere import maps
+from whatwhere.encodings import dual_chunk as chunks
 from whatwhere.encodings import rerope, self_extend, temperature
 
 
@@ -31,10 +35,57 @@ def _(patch: pytest.MonkeyPatch) -> None:
 
 @fault(test_self_extend.test_distance_matrix)
 def _(patch: pytest.MonkeyPatch) -> None:
-    """Self-Extend shifts queries by the window alone"""
+    """Self-Extend's query is shifted one position too far"""
     true = self_extend.Reindex
-    shift = lambda group, offset=0: true(group=group, offset=offset and offset + 1)  # noqa: E731
+
+    def shift(group: int, offset: int | None = None) -> Any:
+        return true(group=group, offset=0 if offset is None else offset + 1)  # keys: no offset
+
     patch.setattr(self_extend, "Reindex", shift)
+
+
+@fault(test_rerope.test_a_window_beyond_the_text_is_rope)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """ReRoPE's regions change places"""
+    near, far = rerope.near, rerope.far
+    patch.setattr(rerope, "near", far)
+    patch.setattr(rerope, "far", near)
+
+
+@fault(test_leaky_rerope.test_limits)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """Leaky ReRoPE slows far keys and forgets the query's shift"""
+    true = rerope.Reindex
+
+    def still(modulo: int | None = None, offset: int = 0) -> Any:
+        return true(modulo=modulo, offset=0 if modulo is None else offset)
+
+    patch.setattr(rerope, "Reindex", still)
+
+
+@fault(test_dual_chunk.test_equal_to_rope_up_to_the_training_length)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """Dual Chunk has ChunkLlama's constants under the paper's name"""
+    true = chunks.DualChunk.__init__
+
+    @functools.wraps(true)
+    def init(self: Any, inner: Any, chunk: Any = None, constants: str = "", **o: Any) -> None:
+        true(self, inner, chunk, "chunkllama", **o)
+
+    patch.setattr(chunks.DualChunk, "__init__", init)
+
+
+@fault(test_logn.test_one_factor_per_call)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """log-n of a call falls below one on short text"""
+    patch.setattr(temperature, "max", lambda _, value: value, raising=False)
+
+
+@fault(test_yarn_temperature.test_frozen_factors, 8)
+def _(patch: pytest.MonkeyPatch) -> None:
+    """YaRN's temperature is its root"""
+    true = temperature._Constant.__call__
+    patch.setattr(temperature._Constant, "__call__", lambda self, i: true(self, i).sqrt())
 
 
 @fault(test_rerope.test_distance_matrix)
