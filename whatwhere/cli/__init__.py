@@ -84,9 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             prog_name="whatwhere",
             standalone_mode=False,
         )
-    except BrokenPipeError:  # `whatwhere … | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except (KeyboardInterrupt, typer.Abort):
         code = _complain("interrupted", 130)
     except (ValueError, OSError) as error:
