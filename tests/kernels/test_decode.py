@@ -196,7 +196,7 @@ class TestOnGpu:
         call = Call(q, k, v, Where(1, 999, at[-1:], at), 0.125)
         ours = rule("polar", 64, 8)
         got = decode_launch.decode(ours, call)
-        assert error(got, Reference()(ours, exact(call))) < 2e-6
+        assert error(got, Reference()(ours, exact(call))) < 5e-6  # cosines are good to 2^-21
         assert torch.equal(got, decode_launch.decode(ours, call))
 
     @torch.no_grad()
