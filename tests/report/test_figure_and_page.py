@@ -62,6 +62,7 @@ def test_labels_are_pushed_apart_within_the_plot() -> None:
 def test_an_encoding_keeps_its_colour() -> None:
     alone, among = styles(["pope"]), styles(["rope", "alibi", "pope", "rope+yarn"])
     assert alone["pope"].colour == among["pope"].colour == "#D55E00"
+    assert alone["pope"].marker == among["pope"].marker
     assert among["rope"].colour == "#0072B2"
     assert styles(["cope"])["cope"].colour == styles(["rope", "cope"])["cope"].colour
     many = styles([f"rope(base={n})" for n in range(12)])

@@ -24,6 +24,7 @@ _KNOWN = {
     "pope+yarn": "#882255",
 }
 _FREE = ("#009E73", "#332288", "#999933", "#AA4499", "#44AA99", "#661100", "#117733", "#8c6d46")
+_PALETTE = [*dict.fromkeys([*_KNOWN.values(), *_FREE])]
 _MARKERS = "osD^vPX<>phd*"
 
 #: matplotlib settings of every figure; text stays text-shaped paths, so pages look alike anywhere.
@@ -79,7 +80,7 @@ def styles(expressions: Iterable[str]) -> dict[str, Style]:
         if colour is None or colour in used:
             colour = _free(text, used)
         used.add(colour)
-        marker = _MARKERS[(len(found)) % len(_MARKERS)]
+        marker = _MARKERS[_PALETTE.index(colour) % len(_MARKERS)]
         found[text] = Style(colour, marker, (0, (5, 1.6)) if _modified(text) else "-")  # type: ignore[arg-type]
     return {text: found[text] for text in wanted}
 
@@ -89,7 +90,6 @@ def _modified(text: str) -> bool:
 
 
 def _free(text: str, used: set[str]) -> str:
-    palette = [*_FREE, *_KNOWN.values()]
     start = crc32(text.encode()) % len(_FREE)
-    order = [*_FREE[start:], *_FREE[:start], *palette]
+    order = [*_FREE[start:], *_FREE[:start], *_PALETTE]
     return next((colour for colour in order if colour not in used), order[0])
