@@ -194,3 +194,17 @@ def test_dropout_is_off_in_evaluation(device: torch.device) -> None:
         torch.testing.assert_close(model(x), model(x), rtol=0, atol=0)
         model.train()
         assert (model(x) - model(x)).abs().max() > 1e-3
+
+
+def test_a_failed_step_leaves_the_cache_as_it_was() -> None:
+    """A step past a learned table raises; the tokens that it announced must not stay behind."""
+    config = DecoderConfig(11, width=16, layers=2, heads=2, encoding="learned", train_length=8)
+    model = Decoder(config).eval()
+    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(0))
+    cache = model.new_cache(12)
+    model(tokens[:, :6], cache=cache)
+    with pytest.raises(ValueError, match="learned table of 8"):
+        model(tokens[:, 6:], cache=cache)
+    assert len(cache) == 6
+    decoded = model(tokens[:, 6:8], cache=cache)
+    torch.testing.assert_close(decoded, model(tokens[:, :8])[:, 6:], rtol=0, atol=1e-6)

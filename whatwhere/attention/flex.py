@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, no_type_check
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -87,29 +88,34 @@ def _one_term(
     call: Call,
     v: Tensor,
     temperature: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor | None]:
     where = call.where
     q = query(call.q, where.q_pos)
     if temperature is not None:
         q = (q * temperature[:, None, :, None]).to(call.q.dtype)
-    on_gpu = call.device.type == "cuda"
-    attention = _compiled() if on_gpu else _eager()
-    out, lse = attention(
-        q.contiguous(),
-        key(call.k, where.k_pos).contiguous(),
-        v.contiguous(),
+    attention = _compiled() if call.device.type == "cuda" else _eager()
+    found = attention(
+        _wide_enough(q),
+        _wide_enough(key(call.k, where.k_pos)),
+        _wide_enough(v),
         score_mod=_score_mod(rule, where) if rule.biases else None,
         block_mask=_block_mask(where, region, call),
         scale=call.scale,
         enable_gqa=call.q.shape[1] != call.k.shape[1],
-        return_lse=True,
+        return_lse=len(rule.cases) > 1,
     )
-    return out, lse
+    out, lse = found if len(rule.cases) > 1 else (found, None)
+    return out[..., : v.shape[-1]], lse
 
 
-def _merge(parts: list[tuple[Tensor, Tensor]]) -> Tensor:
+def _wide_enough(x: Tensor) -> Tensor:
+    """Padded with zeros to 16 channels, the fewest that its GPU kernels take."""
+    return F.pad(x, (0, max(0, 16 - x.shape[-1]))).contiguous()
+
+
+def _merge(parts: list[tuple[Tensor, Tensor | None]]) -> Tensor:
     """Outputs of disjoint regions, weighted by exp(lse) over one common maximum."""
-    lse = torch.stack([part[1] for part in parts]).float()
+    lse = torch.stack([part[1] for part in parts if part[1] is not None]).float()
     top = lse.amax(dim=0).detach()
     top = torch.where(top.isfinite(), top, 0.0)
     weights = (lse - top).exp()

@@ -49,7 +49,9 @@ class Learned(Encoding):
     ) -> Float[Tensor, "b n width"]:
         """x plus the row of each position. Raises ValueError beyond the table."""
         check_embedding(x, positions, self.table.shape[1])
-        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+        # On a GPU this waits for the device; reading past the table would kill the process instead.
+        capturing = x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if not capturing and not torch.compiler.is_compiling() and x.device.type != "meta":
             least, most = int(positions.min()), int(positions.max())
             if least < 0 or most >= self.table.shape[0]:
                 raise ValueError(

@@ -197,6 +197,24 @@ class Decoder(nn.Module):
                 positions in use.
         """
         check_call(self.config, tokens, positions, documents, valid, cache)
+        if cache is None:
+            return self._logits(tokens, positions, documents, valid, None, horizon)
+        before = cache.length
+        try:
+            return self._logits(tokens, positions, documents, valid, cache, horizon)
+        except Exception:
+            cache.crop(before)  # a step that fails leaves no announced tokens behind
+            raise
+
+    def _logits(
+        self,
+        tokens: Tensor,
+        positions: Tensor | None,
+        documents: Tensor | None,
+        valid: Tensor | None,
+        cache: KVCache | None,
+        horizon: int | None,
+    ) -> Tensor:
         where, place = self._where(tokens, positions, documents, valid, cache)
         horizon = self._horizon(horizon, where)
         rules = [encoding.rule(horizon, training=self.training) for encoding in self._active]
