@@ -113,7 +113,13 @@ def _spectra() -> tuple[str, ...]:
 
 SPECTRA = _spectra()
 ALL = tuple(dict.fromkeys((*STANDALONE, *VARIANTS, *MODIFIED, *WRAPPED, *SPECTRA, *DEEP)))
-#: One per kind of rule, for laws that take long.
+#: Spectra differ in numbers alone: most laws need only one that depends on the length, and n-hat.
+KINDS = tuple(
+    text
+    for text in ALL
+    if text not in SPECTRA or text in ("rope+yarn(factor=dynamic)", SPECTRA[-1])
+)
+#: One per line of the table, alone and around RoPE and PoPE, and what is deep: for slow laws.
 FEW = tuple(dict.fromkeys((*STANDALONE, *MODIFIED, *DEEP)))
 
 
