@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import whatwhere as ww
-from whatwhere.attention import Call, Where
+from whatwhere.attention import Call, Where, fused_decode
 from whatwhere.attention.reference import Reference
 from whatwhere.kernels import decode_launch
 from whatwhere.kernels.decode_launch import Keys
@@ -108,9 +108,9 @@ MAPS: dict[str, Map] = {
 def test_every_map_of_the_rule(name: str) -> None:
     given = call(heads=4, groups=2, n=37, d=16, dv=24)
     rule = ruled(MAPS[name])
-    assert decode_launch.why_not(rule, given) is None
+    assert fused_decode.why_not(rule, given) is None
     expected = truth(rule, given)
-    assert error(decode_launch.decode(rule, given), expected) < LIMITS[torch.float32]
+    assert error(fused_decode.decode(rule, given), expected) < LIMITS[torch.float32]
     assert error(contiguous(MAPS[name], given), expected) < LIMITS[torch.float32]
 
 
@@ -118,7 +118,7 @@ def test_every_map_of_the_rule(name: str) -> None:
 @pytest.mark.parametrize("name", ["half", "polar", "polar, partial"])
 def test_sixteen_bits(name: str, dtype: torch.dtype) -> None:
     given = call(4, 2, 150, 16, 16, dtype=dtype)
-    got = decode_launch.decode(ruled(MAPS[name]), given)
+    got = fused_decode.decode(ruled(MAPS[name]), given)
     assert got.dtype == dtype
     assert error(got, truth(ruled(MAPS[name]), given)) < LIMITS[dtype]
 
@@ -136,7 +136,7 @@ def test_lengths_and_splits(n: int, split: int) -> None:
 def test_groups_and_widths(heads: int, groups: int, d: int, dv: int) -> None:
     given = call(heads, groups, 70, d, dv)
     query = polar(d, heads)
-    assert error(decode_launch.decode(ruled(query), given), truth(ruled(query), given)) < 3e-6
+    assert error(fused_decode.decode(ruled(query), given), truth(ruled(query), given)) < 3e-6
 
 
 @pytest.mark.parametrize("name", ["polar", "interleaved"])
@@ -144,7 +144,7 @@ def test_a_few_query_positions(name: str) -> None:
     given = call(4, 2, 140, 16, 16, queries=3)
     expected = truth(ruled(MAPS[name]), given)
     assert error(contiguous(MAPS[name], given, split=2), expected) < 2e-6
-    assert error(decode_launch.decode(ruled(MAPS[name]), given), expected) < 2e-6
+    assert error(fused_decode.decode(ruled(MAPS[name]), given), expected) < 2e-6
 
 
 def test_positions_far_apart_shuffled_and_late() -> None:
@@ -156,7 +156,7 @@ def test_positions_far_apart_shuffled_and_late() -> None:
         q_pos = k_pos.amax(dim=1, keepdim=True) + 1
         given = call(4, 2, 300, 16, 16, q_pos=q_pos, k_pos=k_pos)
         rule = ruled(MAPS["polar"])
-        assert error(decode_launch.decode(rule, given), truth(rule, given)) < 4e-6, (first, spread)
+        assert error(fused_decode.decode(rule, given), truth(rule, given)) < 4e-6, (first, spread)
 
 
 @pytest.mark.parametrize("at", [199, 120])
@@ -174,14 +174,14 @@ def test_causality_window_and_padding(case: str, at: int) -> None:
     expected = truth(ruled(MAPS["half"]), given)
     assert error(contiguous(MAPS["half"], given, split=2), expected) < 2e-6
     if at < 199:
-        assert error(decode_launch.decode(ruled(MAPS["half"]), given), expected) < 2e-6
+        assert error(fused_decode.decode(ruled(MAPS["half"]), given), expected) < 2e-6
 
 
 def test_documents_are_kept_apart() -> None:
     documents = {"q_documents": torch.tensor([1]), "k_documents": torch.arange(90) // 40}
     given = call(4, 2, 90, 16, 16, **documents)
     rule = ruled(MAPS["polar"])
-    assert error(decode_launch.decode(rule, given), truth(rule, given)) < 2e-6
+    assert error(fused_decode.decode(rule, given), truth(rule, given)) < 2e-6
 
 
 def test_rows_of_different_lengths_read_nothing_behind_them() -> None:
@@ -241,7 +241,7 @@ def test_temperature_and_slopes() -> None:
     assert error(got, truth(rule, given)) < 2e-6
     turned = ww.make("pope+logn(train_length=20)", heads=8, head_dim=16).rule(100)
     with torch.no_grad():
-        assert error(decode_launch.decode(turned, given), truth(turned, given)) < 2e-6
+        assert error(fused_decode.decode(turned, given), truth(turned, given)) < 2e-6
 
 
 def test_views_of_a_cache_are_read_in_place() -> None:
@@ -251,7 +251,7 @@ def test_views_of_a_cache_are_read_in_place() -> None:
     k[:, :, :40], v[:, :, :40] = given.k, given.v
     viewed = replace(given, k=k[:, :, :40], v=v[:, :, :40])
     rule = ruled(MAPS["half"])
-    assert torch.equal(decode_launch.decode(rule, viewed), decode_launch.decode(rule, given))
+    assert torch.equal(fused_decode.decode(rule, viewed), fused_decode.decode(rule, given))
 
 
 def test_reasons() -> None:
@@ -268,4 +268,4 @@ def test_reasons() -> None:
         (ww.make("rope+rerope(window=4)", heads=4, head_dim=16).rule(8), given, "terms"),
         (ww.make("shaw", heads=4, head_dim=16).rule(8), given, ""),
     ):
-        assert reason in (decode_launch.why_not(refused, asked) or "nothing: it would compute")
+        assert reason in (fused_decode.why_not(refused, asked) or "nothing: it would compute")

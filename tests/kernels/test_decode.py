@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from kernels.offline import Compiled, compile_for_hopper
 
-from whatwhere.attention import Call, Where
+from whatwhere.attention import Call, Where, fused_decode
 from whatwhere.attention.reference import Reference
 from whatwhere.cache import KVCache
 from whatwhere.kernels import decode as kernels
@@ -182,7 +182,7 @@ class TestOnGpu:
             torchs = (weights.float() @ v.float().repeat_interleave(h // g, 1)).to(dtype)
             limit = 2 * error(torchs, truth) + 1e-7
             poison()
-            assert error(decode_launch.decode(ours, call), truth) < limit
+            assert error(fused_decode.decode(ours, call), truth) < limit
             if first == 0:
                 got = decode_launch.attend(
                     q, k, v, at[None, -1:], ours.only.query, Keys(), scale=call.scale
@@ -195,9 +195,9 @@ class TestOnGpu:
         at = torch.arange(999, device="cuda")
         call = Call(q, k, v, Where(1, 999, at[-1:], at), 0.125)
         ours = rule("polar", 64, 8)
-        got = decode_launch.decode(ours, call)
+        got = fused_decode.decode(ours, call)
         assert error(got, Reference()(ours, exact(call))) < 5e-6  # cosines are good to 2^-21
-        assert torch.equal(got, decode_launch.decode(ours, call))
+        assert torch.equal(got, fused_decode.decode(ours, call))
 
     @torch.no_grad()
     def test_a_captured_graph_decodes_as_the_cache_grows(self) -> None:
@@ -236,6 +236,6 @@ class TestOnGpu:
             k, v = cache.update(0, draw(2, 4, n, 64), draw(2, 4, n, 64))
             call = Call(draw(2, 8, 1, 64), k, v, Where(1, len(cache), at[:, -1:], cache.positions),
                         0.125)  # fmt: skip
-            decode_launch.decode(ours, call)
+            fused_decode.decode(ours, call)
             counts.append(len(next(iter(kernel.values()))[0]))
         assert counts[0] == counts[-1]

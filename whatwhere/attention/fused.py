@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whatwhere.attention import probe
+from whatwhere.attention import fused_decode, probe
 from whatwhere.attention.backend import Call
 from whatwhere.maps import Map, Plain
 from whatwhere.rule import ScoreRule
@@ -33,7 +33,10 @@ class Fused:
 
     def why_not(self, rule: ScoreRule, call: Call) -> str | None:
         """A sentence for what the kernels do not do (yet), else None."""
-        reason = _why_not_here(call) or _why_not_rule(rule) or _why_not_where(call)
+        reason = _why_not_here(call)
+        if reason is None and fused_decode.why_not(rule, call) is None:
+            return None
+        reason = reason or _why_not_rule(rule) or _why_not_where(call)
         if reason is not None or call.device.type != "cuda" or call.hypothetical:
             return reason
         widths = _widths(rule, call)
@@ -46,6 +49,8 @@ class Fused:
 
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype (under autocast in autocast's)."""
+        if fused_decode.why_not(rule, call) is None:
+            return fused_decode.decode(rule, call)
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
         kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else None

@@ -15,14 +15,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from whatwhere.attention.backend import Call
 from whatwhere.kernels import decode as kernels
-from whatwhere.kernels.decode_reasons import why_not
 from whatwhere.kernels.interpreter import interpreted
 from whatwhere.maps import Map, Plain, Polar, Rotate
-from whatwhere.rule import ScoreRule
 
-__all__ = ["Keys", "Sizes", "attend", "decode", "sizes", "splits", "why_not"]
+__all__ = ["Keys", "Sizes", "attend", "sizes", "splits"]
 
 _FAR = 2**31 - 1  # "no limit" for a distance; positions of one sequence are closer than this
 _PROGRAMS_PER_SM = 2  # as many as registers and shared memory allow: one wave of equal programs
@@ -69,28 +66,6 @@ def sizes(head_dim: int, value_dim: int, rows: int, dtype: torch.dtype) -> Sizes
 def splits(programs: int, blocks: int, slots: int) -> int:
     """Ranges of keys a KV head: as many as fill `slots` programs once, at most one a block."""
     return max(1, min(blocks, slots // programs))
-
-
-def decode(rule: ScoreRule, call: Call) -> Tensor:
-    """Attention of a few query positions over un-rotated keys: (b, h, nq, dv) in q's dtype."""
-    where = call.where
-    valid = where.k_valid
-    if where.q_documents is not None:
-        same = where.k_documents == where.q_documents
-        valid = same if valid is None else same & valid
-    temperature = rule.temperature(where.q_pos)
-    return attend(
-        call.q,
-        call.k,
-        call.v,
-        where.q_pos,
-        rule.only.query,
-        Keys(None if where.contiguous else where.k_pos, valid),
-        scale=call.scale,
-        causal=where.causal,
-        window=where.window,
-        temperature=temperature,
-    )
 
 
 def attend(

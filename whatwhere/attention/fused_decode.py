@@ -1,17 +1,22 @@
-"""What the decode kernels do not compute, asked without Triton."""
+"""Decoding in the fused backend: what its kernels do not compute, and the call where they do.
+
+Keys are read as the cache holds them, un-rotated and d wide; positions, padding and windows are
+the call's own. Triton is imported inside `decode` only.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from whatwhere.attention.backend import Call
-from whatwhere.kernels import twins
 from whatwhere.maps import Plain
 from whatwhere.rule import ScoreRule
 
-__all__ = ["MOST_QUERIES", "why_not"]
+__all__ = ["MOST_QUERIES", "decode", "why_not"]
 
 MOST_QUERIES = 4  # more positions are prefill: there a key's features are worth keeping
 MOST_ROWS = 32
@@ -36,6 +41,8 @@ def _why_not_rule(rule: ScoreRule) -> str | None:
     query, key = rule.only.query, rule.only.key
     if isinstance(query, Plain) and isinstance(key, Plain):
         return None
+    from whatwhere.kernels import twins
+
     return twins.why_not(query) or twins.why_not(key) or _why_not_maps(query, key)
 
 
@@ -66,6 +73,8 @@ def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
         return f"the decode kernel takes at most {MOST_QUERIES} query positions, not {queries}"
     if queries * group > MOST_ROWS:
         return f"the decode kernel takes {MOST_ROWS} queries a KV head, not {queries * group}"
+    if call.where.q_documents is not None and queries > 1:
+        return "the decode kernel takes documents for one query position only"
     if call.q.dtype not in _DTYPES:
         return f"the decode kernel takes bfloat16, float16 and float32, and q is {call.q.dtype}"
     if torch.is_autocast_enabled(call.device.type) and call.q.dtype == torch.float32:
@@ -75,3 +84,26 @@ def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
     if call.dropout > 0:
         return f"it drops no attention weights, and dropout is {call.dropout}"
     return None
+
+
+def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
+    """Attention of a few query positions over un-rotated keys: (b, h, nq, dv) in q's dtype."""
+    from whatwhere.kernels.decode_launch import Keys, attend
+
+    where = call.where
+    valid = where.k_valid
+    if where.q_documents is not None:
+        same = where.k_documents == where.q_documents
+        valid = same if valid is None else same & valid
+    return attend(
+        call.q,
+        call.k,
+        call.v,
+        where.q_pos,
+        rule.only.query,
+        Keys(None if where.contiguous else where.k_pos, valid),
+        scale=call.scale,
+        causal=where.causal,
+        window=where.window,
+        temperature=rule.temperature(where.q_pos),
+    )
