@@ -99,7 +99,7 @@ def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         call.q,
         call.k,
         call.v,
-        where.q_pos,
+        where.q_pos.clone(),  # of its own alignment: a slice's would be compiled for once more
         rule.only.query,
         Keys(None if where.contiguous else where.k_pos, valid),
         scale=call.scale,
