@@ -95,3 +95,25 @@ def test_the_law_can_fail(dtype: torch.dtype, device: torch.device) -> None:
     naive = plain(ScoreRule(), turn(q), turn(k), v, where)
     error = (naive.double() - exact).abs().max()
     assert (error > 2 * usual) == (dtype != torch.float32)
+
+
+@pytest.mark.parametrize("text", FEW)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_features_are_rounded_once(text: str, dtype: torch.dtype, device: torch.device) -> None:
+    """Sines and magnitudes stay float32 up to the end: rounding them first costs three bits.
+
+    A feature is a sum of two products, each in float32, then rounded: half a unit of its last
+    place in `dtype`, and some units of 2^-24 of the channels it came from.
+    """
+    encoding = make(text, device)
+    rule = encoding.rule(64)
+    single = make(text, device, torch.float32).rule(64)
+    where = torch.arange(LENGTH, device=device)[None] * 17
+    x = vectors(rule, LENGTH, LENGTH, device)[0].to(dtype)
+    for exact_term, term in zip(rule.cases, single.cases, strict=True):
+        for exact_map, mapped in ((exact_term.query, term.query), (exact_term.key, term.key)):
+            with torch.no_grad():
+                exact, found = exact_map(x.double(), where), mapped(x, where)
+            size = max(1.0, float(exact.abs().max()))
+            bound = torch.finfo(dtype).eps / 2 * exact.abs() + 2e-6 * size
+            assert ((found.double() - exact).abs() <= bound).all()
