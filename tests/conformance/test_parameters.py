@@ -134,7 +134,8 @@ def test_embed_takes_shared_and_own_positions(text: str, device: torch.device) -
     """(1, n) for all rows and (batch, n) for each; integers never pass through x's dtype."""
     encoding = make(text, device)
     x = tokens(LENGTH, device)
-    at = torch.arange(100, 100 + LENGTH, device=device)[None]
+    start = 100_003 if encoding.max_length is None else 100
+    at = torch.arange(start, start + LENGTH, device=device)[None]
     rows = torch.cat((at, at.flip(1)))
     shared, own = encoding.embed(x, at), encoding.embed(x, rows)
     assert shared.shape == own.shape == (2, LENGTH, WIDTH)
