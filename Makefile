@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
-DEMO_ARGS ?= --steps 150
+DEMO_ARGS ?= --steps 250
 PYTEST_ARGS ?=
 TORCH_ARGS ?=
 

@@ -1,0 +1,39 @@
+"""The README's tables of numbers are what the rows in the repository say."""
+
+import json
+
+import pytest
+from fresh import ROOT
+
+from benchmarks import readme
+from whatwhere import report
+
+README = (ROOT / "README.md").read_text()
+
+
+def between(name: str) -> str:
+    start, end = f"<!-- table:{name} -->\n", f"<!-- /table:{name} -->"
+    assert README.count(start) == README.count(end) == 1
+    return README.split(start)[1].split(end)[0].strip()
+
+
+def test_speed() -> None:
+    assert between("speed") == readme.table().strip()
+
+
+def test_chorales() -> None:
+    assert (
+        between("chorales")
+        == report.table(report.read(ROOT / "studies/chorales")).markdown().strip()
+    )
+
+
+@pytest.mark.parametrize("name", ["pope_fused", "rope_cudnn"])
+def test_the_rows_name_device_versions_and_commit(name: str) -> None:
+    rows = [json.loads(line) for line in readme.ROWS.read_text().splitlines()]
+    chosen = [row for row in rows if row.get("implementation") == name]
+    assert chosen
+    for row in chosen:
+        assert row["device"] == "NVIDIA H200"
+        assert row["versions"]["torch"]
+        assert len(row["commit"]) >= 7
