@@ -72,7 +72,8 @@ def real_number(
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} is {value!r}; it must be {wanted}")
     number = float(value)
-    if not (math.isfinite(number) and least <= number <= most and number > above):
+    # No math.isfinite: torch.compile(dynamic=True) makes numbers symbolic and can not trace it.
+    if not (abs(number) < math.inf and least <= number <= most and number > above):
         raise ValueError(f"{name} is {value}; it must be {wanted}")
     return number
 
