@@ -64,7 +64,7 @@ def test_there_is_no_graph_break() -> None:
     assert failures("aot_eager", False, cases) == {}
 
 
-@pytest.mark.slow
+@pytest.mark.slow  # four minutes
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_inductor_computes_the_same(dynamic: bool) -> None:
     assert failures("inductor", dynamic, [(text, 2, True) for text in TEXTS]) == {}
