@@ -50,8 +50,8 @@ class Learned(Encoding):
         """x plus the row of each position. Raises ValueError beyond the table."""
         check_embedding(x, positions, self.table.shape[1])
         # On a GPU this waits for the device; reading past the table would kill the process instead.
-        capturing = x.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-        if not capturing and not torch.compiler.is_compiling() and x.device.type != "meta":
+        traced = torch.compiler.is_compiling() or x.device.type == "meta"
+        if not traced and not (x.is_cuda and torch.cuda.is_current_stream_capturing()):
             least, most = int(positions.min()), int(positions.max())
             if least < 0 or most >= self.table.shape[0]:
                 raise ValueError(
