@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 JOBS ?= 2
-DEMO_ARGS ?= --steps 250
+DEMO_ARGS ?=
 PYTEST_ARGS ?=
 TORCH_ARGS ?=
 

@@ -56,7 +56,7 @@ class Config:
     kv_heads: int | None = None
     dropout: float = 0.0
 
-    steps: int = 400
+    steps: int = 240
     batch_size: int = 16
     train_length: int = 128
     lr: float = 3e-3
