@@ -1,0 +1,62 @@
+"""What the assembler says of the Gluon kernels for sm_90a, as their launcher starts them."""
+
+from typing import Any
+
+import pytest
+import torch
+
+pytest.importorskip("triton.experimental.gluon", reason="no Triton with Gluon is installed")
+
+from kernels.offline_gluon import MOST_SHARED, Launched, launches
+
+from whatwhere.kernels import hopper_launch
+from whatwhere.kernels.interpreter import interpreted
+
+pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
+
+BATCH, HEADS, GROUPS, TOKENS = 2, 6, 3, 1024
+#: Kernels without a matrix product: row sums, sums of partial results.
+PLAIN = {"delta"}
+
+
+def vectors(features: int, values: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    """q, k, v, a gradient of the output, and the output: laid out as the library lays them out."""
+    shapes = (
+        (HEADS, features), (GROUPS, features), (GROUPS, values), (HEADS, values), (HEADS, values),
+    )  # fmt: skip
+    return [
+        torch.empty(BATCH, heads, TOKENS, width, dtype=dtype, device="meta")
+        for heads, width in shapes
+    ]
+
+
+def started(features: int, values: int, dtype: torch.dtype, causal: bool) -> list[Launched]:
+    """Every kernel of a forward and a backward pass."""
+    q, k, v, grad, out = vectors(features, values, dtype)
+    lse = torch.empty(BATCH, HEADS, TOKENS, dtype=torch.float32, device="meta")
+
+    def both() -> None:
+        hopper_launch.forward(q, k, v, 0.125, causal)
+        hopper_launch.backward(grad, q, k, v, out, lse, 0.125, causal)
+
+    return launches(both)
+
+
+CASES = [(f, dv, torch.bfloat16, True) for f, dv in hopper_launch.SIZES]
+CASES += [(256, 128, torch.float16, False)]  # the tightest once more, the other way
+
+
+@pytest.mark.parametrize(("features", "values", "dtype", "causal"), CASES)
+def test_no_spills_no_waiting_and_tensor_cores(
+    features: int, values: int, dtype: torch.dtype, causal: bool, record_property: Any
+) -> None:
+    kernels = started(features, values, dtype, causal)
+    assert len([each for each in kernels if each.name not in PLAIN]) >= 2, "forward and backward"
+    for kernel in kernels:
+        print(f"{features}/{values} {kernel}")  # noqa: T201
+        record_property(kernel.name, str(kernel))
+        assert kernel.spills == 0, kernel
+        assert kernel.count("LDL") == kernel.count("STL") == 0, kernel
+        assert kernel.warnings == (), kernel
+        assert kernel.shared <= MOST_SHARED, kernel
+        assert (kernel.count("HGMMA") > 0) == (kernel.name not in PLAIN), kernel
