@@ -20,15 +20,11 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-__all__ = ["forward", "origin"]
+from whatwhere.kernels.hopper_common import origin, scheduled
+
+__all__ = ["forward"]
 
 _ROWS = gl.constexpr(64)  # query rows of one consumer
-
-
-@gluon.jit
-def origin(at, batch, head):
-    """Row and column of a head's first element in a tensor's matrix."""
-    return batch * at[0] + head * at[1], head * at[2]
 
 
 @gluon.jit
@@ -214,12 +210,8 @@ def forward(
     start first, so that the short ones fill the gaps at the end.
     """
     blocks = gl.cdiv(queries, 2 * _ROWS)
-    program = gl.program_id(0)
-    bundle = program // (blocks * head_bundle)
-    inner = program % (blocks * head_bundle)
-    width = gl.minimum(head_bundle, gl.num_programs(0) // blocks - bundle * head_bundle)
-    index = bundle * head_bundle + inner % width
-    block = blocks - 1 - inner // width
+    index, rank = scheduled(blocks, head_bundle)
+    block = blocks - 1 - rank
     batch = index // heads
     head = index % heads
     start = block * 2 * _ROWS

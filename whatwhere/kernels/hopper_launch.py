@@ -15,7 +15,7 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from whatwhere.kernels import hopper, hopper_backward
+from whatwhere.kernels import delta, hopper, hopper_keys, hopper_queries
 
 __all__ = ["SIZES", "backward", "forward"]
 
@@ -85,7 +85,7 @@ def backward(
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     deltas = torch.empty_like(lse)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    hopper_backward.delta[(triton.cdiv(n, 64), b * h)](
+    delta.delta[(triton.cdiv(n, 64), b * h)](
         out, grad, out.stride()[:3], grad.stride()[:3], deltas, n, h, WIDTH=dv, BLOCK=64
     )
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
@@ -95,13 +95,13 @@ def backward(
     common = {"F": f, "DV": dv, "CAUSAL": causal, **_OPTIONS}
 
     block, stages = SIZES[f, dv][1]
-    hopper_backward.queries[(triton.cdiv(n, 128) * b * h,)](
+    hopper_queries.queries[(triton.cdiv(n, 128) * b * h,)](
         Q.rows(64), G.rows(64), K.rows(block), V.rows(block), ats, grad_q, grad_q.stride()[:3],
         *sizes, _bundle(m * (f + dv) * 2, b * h, h // g), scale,
         BLOCK=block, STAGES=stages, **common,
     )  # fmt: skip
     block, stages = SIZES[f, dv][2]
-    hopper_backward.keys[(triton.cdiv(m, 64) * b * g,)](
+    hopper_keys.keys[(triton.cdiv(m, 64) * b * g,)](
         Q.rows(block), G.rows(block), K.rows(64), V.rows(64), ats, grad_k, grad_k.stride()[:3],
         grad_v, grad_v.stride()[:3], *sizes, _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
         BLOCK=block, STAGES=stages, **common,
