@@ -142,7 +142,7 @@ def test_prompts() -> None:
 def test_generation_past_a_learned_table() -> None:
     decoder = model(encoding="learned")
     assert decoder.generate(T, max_new_tokens=1).shape == (2, 4)
-    refuses(lambda: decoder.generate(T, max_new_tokens=2), "3 prompt tokens", "5", "4 positions")
+    refuses(lambda: decoder.generate(T, max_new_tokens=3), "3 prompt tokens", "5", "has 4")
 
 
 def test_a_refused_prompt_leaves_the_mode() -> None:

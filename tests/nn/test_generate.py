@@ -9,7 +9,7 @@ from conformance.test_batches import padded
 from conformance.test_decoding import VOCABULARY, decoder, numbers
 from torch import Tensor
 
-from whatwhere.nn import Decoder
+from whatwhere.nn import Decoder, DecoderConfig
 
 PROMPT, NEW = 7, 12
 pytestmark = pytest.mark.usefixtures("unchecked")  # some 12 forward passes a test
@@ -115,3 +115,15 @@ def test_it_leaves_the_model_as_it_was(device: torch.device) -> None:
         assert model.training is training
     with pytest.raises(ValueError, match=str(TABLE_ROWS)):
         model.generate(numbers(PROMPT, device), max_new_tokens=TABLE_ROWS)
+
+
+def test_a_table_of_positions_is_used_to_its_end() -> None:
+    model = Decoder(
+        DecoderConfig(
+            vocab_size=11, width=16, layers=1, heads=2, encoding="learned", train_length=8
+        )
+    )
+    prompt = torch.zeros(1, 5, dtype=torch.int64)
+    assert model.generate(prompt, max_new_tokens=4).shape == (1, 9)  # the ninth is never read
+    with pytest.raises(ValueError, match="need 9 positions, but the encoding has 8"):
+        model.generate(prompt, max_new_tokens=5)

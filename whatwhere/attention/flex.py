@@ -189,6 +189,19 @@ def _eager() -> Any:
 
 @functools.cache
 def _compiled() -> Any:
+    """flex_attention compiled, once for every rule and shape it meets.
+
+    Beyond 8 of them torch would run it uncompiled, dense, with a warning only: the limit is raised
+    here, and reaching it is an error.
+    """
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention)
+    compiled = torch.compile(flex_attention)
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return compiled(*args, **kwargs)
+        with torch._dynamo.config.patch(recompile_limit=128, fail_on_recompile_limit_hit=True):
+            return compiled(*args, **kwargs)
+
+    return run

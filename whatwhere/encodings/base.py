@@ -172,8 +172,12 @@ class Turning(Encoding):
 
     @property
     def relative(self) -> bool:
+        """As `relative_with` its own spectrum."""
+        return self.relative_with(self.spectrum)
+
+    def relative_with(self, spectrum: Spectrum) -> bool:
         """True, unless the spectrum treats the first positions apart (LongRoPE's n-hat)."""
-        return not dict(self.spectrum.options).get("n_hat")
+        return not dict(spectrum.options).get("n_hat")
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The rule at the angles of this horizon."""

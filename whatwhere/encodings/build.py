@@ -151,7 +151,8 @@ def _trained_base(own: Spectrum, part: Part) -> float:
     one would silently replace them.
     """
     dim = 128
-    if not own.length_dependent:
+    listed = any(isinstance(value, list | tuple) for _, value in own.options)
+    if not own.length_dependent and not listed:  # lists are no ladder, and belong to one width
         trained = own(dim)
         ratios = [b / a for a, b in pairwise(trained.inv_freq) if a]
         ladder = max(ratios) - min(ratios) < 1e-9 and trained.inv_freq[0] == 1.0

@@ -39,8 +39,9 @@ class Rescaled(Wrapper):
 
     @property
     def relative(self) -> bool:
-        """As the inner encoding, unless the spectrum treats the first positions apart."""
-        return self.inner.relative and not dict(self.phases.spectrum.options).get("n_hat")
+        """As the inner encoding would be with this spectrum: its own one counts no more."""
+        assert isinstance(self.inner, Turning)
+        return self.inner.relative_with(self.phases.spectrum)
 
     def rule(self, horizon: int | None = None, *, training: bool = False) -> ScoreRule:
         """The inner encoding's rule at the new angles."""

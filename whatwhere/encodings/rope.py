@@ -48,10 +48,9 @@ class RoPE(Turning):
         self.values = choice("values of rope", values, _VALUES)
         self.phases = Phases(spectrum or geometric(), _even("partial", partial, shape.head_dim))
 
-    @property
-    def relative(self) -> bool:
+    def relative_with(self, spectrum: Spectrum) -> bool:
         """False if values are rotated absolutely, else as the spectrum."""
-        return super().relative and self.values != "absolute"
+        return super().relative_with(spectrum) and self.values != "absolute"
 
     def rule_with(self, angles: Angles, horizon: int | None = None) -> ScoreRule:
         """One term: the same rotation on both sides; maps on values if asked for."""

@@ -45,10 +45,11 @@ def generate(
         raise ValueError("valid is False at the end of a row; pad prompts on the left")
     total = prompt.shape[1] + max_new_tokens
     limit = model.active[0].max_length
-    if limit is not None and total > limit:
+    # The last token is drawn but never read: it needs no position.
+    if limit is not None and total - 1 > limit:
         raise ValueError(
-            f"{prompt.shape[1]} prompt tokens and {max_new_tokens} new ones are {total}, but the "
-            f"encoding has {limit} positions"
+            f"{prompt.shape[1]} prompt tokens and {max_new_tokens} new ones need {total - 1} "
+            f"positions, but the encoding has {limit}"
         )
     was_training = model.training
     model.eval()
