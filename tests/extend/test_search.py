@@ -60,8 +60,10 @@ def test_a_candidate_is_a_spectrum() -> None:
 
 def test_candidates_are_clipped_and_made_monotone_once() -> None:
     made = SPACE.candidate([0.5, 3.0, 2.0, *[99.0] * 13])
-    assert made.factors[:3] == (1.0, 3.0, 3.0) and made.factors[-1] == 10.0
-    assert made.monotone and SPACE.candidate(list(made.factors)) == made
+    assert made.factors[:3] == (1.0, 3.0, 3.0)
+    assert made.factors[-1] == 10.0
+    assert made.monotone
+    assert SPACE.candidate(list(made.factors)) == made
     assert Candidate.from_key(made.key) == made
 
 
@@ -70,8 +72,11 @@ def test_mutants_and_children_stay_in_the_space() -> None:
     parent = SPACE.closed_forms()["yarn"]
     for _ in range(300):
         child = SPACE.mutated(parent, draw, 0.3, known)
-        assert child.monotone and child not in known and child.n_hat in SPACE.starts
-        assert min(child.hundredths) >= 100 and max(child.hundredths) <= SPACE.most
+        assert child.monotone
+        assert child not in known
+        assert child.n_hat in SPACE.starts
+        assert min(child.hundredths) >= 100
+        assert max(child.hundredths) <= SPACE.most
         crossed = SPACE.crossed(parent, child, draw, 0.3, known)
         assert crossed is None or (crossed.monotone and crossed not in known)
         known.add(child)
@@ -115,7 +120,8 @@ def test_a_search_killed_anywhere_goes_on_as_if_it_had_not_been(walk: str, tmp_p
     file.write_text(file.read_text() + '{"candidate": "10')  # and the last line was cut off
     before = len(file.read_text().splitlines())
     again, second = run(tmp_path / "killed")
-    assert again == whole and second.used == first.used
+    assert again == whole
+    assert second.used == first.used
     assert file.read_text().splitlines()[: before - 1] != []
     assert len(file.read_text().splitlines()) == 1 + len(second.used)  # nothing computed twice
 
@@ -143,7 +149,8 @@ def test_the_critical_dimension_is_the_papers() -> None:
 
 def test_below_the_critical_pair_stands_the_ntk_rule(tmp_path: Path) -> None:
     made = from_critical(SPACE, 8, [8.0] * 8)
-    assert made.factors[0] == 1.0 and made.factors[8:] == (8.0,) * 8
+    assert made.factors[0] == 1.0
+    assert made.factors[8:] == (8.0,) * 8
     assert made.factors[4] == pytest.approx(8**0.5, abs=0.005)
     best = evolve_critical(SPACE, ledger(tmp_path), SMALL)
     assert best.monotone
@@ -171,7 +178,8 @@ def test_several_devices_share_the_work(tmp_path: Path) -> None:
 
     book = Ledger(tmp_path / "x.jsonl", [on(0), on(1)], {"model": "a bowl"})
     assert evolve(SPACE, book, SMALL) == evolve(SPACE, ledger(tmp_path), SMALL)
-    assert min(counts) > 0 and sum(counts) == len(book.used)
+    assert min(counts) > 0
+    assert sum(counts) == len(book.used)
 
 
 def test_bad_input_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Searching rescaling factors for a trained model: LongRoPE, LongRoPE2, and a cheaper way.
 
 `Space` says what is searched, `Ledger` evaluates each candidate once and survives a kill; `evolve`
-(the paper's algorithm), `descend` (CMA-ES on a smooth curve) and `evolve_critical` (LongRoPE2) walk.
+(the paper's algorithm), `descend` (CMA-ES on a smooth curve), `evolve_critical` (LongRoPE2) walk.
 """
 
 from whatwhere.extend.search.candidates import STARTS, Candidate, Space
