@@ -13,7 +13,8 @@ PACKAGE = ROOT / "whatwhere"
 # Top to bottom. What stands in one set are peers: they do not import one another.
 LAYERS = (
     {"cli"},
-    {"report", "study", "extend"},
+    {"report", "extend"},
+    {"study"},
     {"hf", "nn", "tasks"},
     {"encodings"},
     {"attention"},
@@ -21,7 +22,7 @@ LAYERS = (
     {"kernels"},
     {"maps"},
     {"phases"},
-    {"spectra", "regions", "positions"},
+    {"spectra", "regions", "positions", "content"},
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 EVERYWHERE = {"errors", "citations"}

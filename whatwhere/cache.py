@@ -1,9 +1,9 @@
-"""The key/value cache: keys as they come from the projection, before any rotation.
+"""The key/value cache: keys before any rotation, as they are or as their content (`rule.content`).
 
 Then decoding equals one pass exactly, for every method: a spectrum that changes with the length
 turns *all* keys by the new one (caches of rotated keys keep the old base: transformers #25104),
 PoPE's cache is as small as RoPE's, and positions can be re-indexed. The cost is that keys are
-turned when they are read.
+turned when they are read; what knows no position (PoPE's softplus) is done when they are stored.
 """
 
 from __future__ import annotations
@@ -12,20 +12,22 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whatwhere.content import Content
 from whatwhere.errors import kind_of, whole_number
 
 __all__ = ["KVCache"]
 
 
 class KVCache:
-    """Raw keys and values of every layer, with the position of each token.
+    """Keys (or their content) and values of every layer, with the position of each token.
 
     Buffers of a fixed capacity are allocated at the first append and written in place; `positions`
     and `valid` (False: padding) belong to tokens, not layers, and are set once per step by
     `advance`. Keys (batch, kv_heads, capacity, head_dim), values with their own width.
 
-    A step is `advance(positions, valid)`, then for every layer `update(layer, k, v)`, which returns
-    all keys and values up to now. Nothing is ever evicted silently: beyond the capacity it raises.
+    A step is `advance(positions, valid)`, or `follow(count)` where tokens follow one another, then
+    for every layer `update(layer, k, v, content)`, which returns all keys and values up to now.
+    Nothing is ever evicted silently: beyond the capacity it raises.
     """
 
     def __init__(self, layers: int, capacity: int) -> None:
@@ -37,6 +39,9 @@ class KVCache:
         self._filled = [0] * layers
         self._positions: Tensor | None = None
         self._valid: Tensor | None = None
+        self._content: Content | None = None
+        self._first: int | Tensor | None = None
+        self._padded = False
 
     def __len__(self) -> int:
         return self.length
@@ -61,6 +66,63 @@ class KVCache:
     def valid(self) -> Bool[Tensor, "b n"]:
         """False where a cached token is padding."""
         return self._filled_part(self._valid)
+
+    @property
+    def content(self) -> Content | None:
+        """What the cached keys are; None as long as there are none."""
+        return self._content if self.length else None
+
+    @property
+    def first(self) -> int | Int[Tensor, " b"] | None:
+        """Position of the first token, of all rows or of each, if all others follow it one by one.
+
+        None if that is not known (`advance`, `reindex`, `keep`). Nothing is read to tell.
+        """
+        return self._first if self.length else None
+
+    @property
+    def padded(self) -> bool:
+        """Whether any token may be padding, known without reading `valid`."""
+        return self._padded and self.length > 0
+
+    def follow(
+        self,
+        count: int,
+        *,
+        batch: int | None = None,
+        first: int | Int[Tensor, " b"] = 0,
+        device: torch.device | str | None = None,
+    ) -> Int[Tensor, "b n"]:
+        """Announce `count` tokens a row that follow the last ones, position by position.
+
+        Returns their positions. Only an empty cache takes the other arguments: the number of rows,
+        and the position of the first token, one for all or int64 (batch,) — negative where a row
+        is padded on the left: tokens before position 0 are padding. Then `first` is known for good.
+        Raises ValueError if they do not fit, or if the tokens so far do not follow one another.
+        """
+        whole_number("count", count)
+        if self.length == 0 or self._positions is None:
+            if isinstance(first, Tensor):
+                _check("first", first, torch.int64, axes=1)
+                batch, device = first.shape[0], first.device
+            else:
+                whole_number("first", first, least=None)
+            self._first = None
+            batch, begin = whole_number("batch", batch), first
+        elif self._first is None:
+            raise ValueError(
+                "the cached tokens are not known to follow one another (after advance, keep or "
+                "reindex): announce the next ones with advance(positions)"
+            )
+        else:
+            batch, device, begin = self._positions.shape[0], self._positions.device, self._first
+        at = torch.arange(self.length, self.length + count, device=device)
+        at = at + (begin[:, None] if isinstance(begin, Tensor) else begin)
+        at = at.expand(batch, -1)
+        may_pad = isinstance(begin, Tensor) or begin < 0
+        self.advance(at, at >= 0 if may_pad else None)
+        self._first = begin
+        return at
 
     def advance(
         self, positions: Int[Tensor, "b n"], valid: Bool[Tensor, "b n"] | None = None
@@ -91,17 +153,27 @@ class KVCache:
         if self._positions.shape[0] != batch:
             rows = self._positions.shape[0]
             raise ValueError(f"positions has {batch} rows; the cache holds {rows}")
+        if self.length == 0:
+            self._content, self._padded = None, False
+        self._first = None
+        self._padded = self._padded or valid is not None
         self._positions[:, self.length : end] = positions
         self._valid[:, self.length : end] = True if valid is None else valid
         self.length = end
 
     def update(
-        self, layer: int, k: Float[Tensor, "b g n d"], v: Float[Tensor, "b g n dv"]
+        self,
+        layer: int,
+        k: Float[Tensor, "b g n d"],
+        v: Float[Tensor, "b g n dv"],
+        content: Content | None = None,
     ) -> tuple[Float[Tensor, "b g m d"], Float[Tensor, "b g m dv"]]:
-        """Store a layer's raw keys and values of the announced tokens; return all of them so far.
+        """Store content(k) and v of the announced tokens; return a layer's keys and values so far.
 
+        k are raw keys. Without a content they are stored and returned as they are; with
+        `rule.content` the keys returned are for `rule.of_content()`.
         Raises ValueError unless exactly the announced tokens are given, in the shape and dtype of
-        those before them.
+        those before them, and with the same content: a magnitude can not be taken back.
         """
         if isinstance(layer, bool) or not isinstance(layer, int) or not 0 <= layer < self.layers:
             raise ValueError(f"layer is {layer!r}; the cache has layers 0 to {self.layers - 1}")
@@ -113,6 +185,15 @@ class KVCache:
                 f"layer {layer} holds {start} tokens and is given {k.shape[2]} keys and "
                 f"{v.shape[2]} values, but {self.length} were announced by advance"
             )
+        content = Content() if content is None else content
+        if self._content is None:
+            self._content = content
+        elif self._content != content:
+            raise ValueError(
+                f"the cache holds {self._content}, and this rule reads {content}: fill a new cache "
+                "under this rule"
+            )
+        k = content(k)
         keys = self._keys[layer]
         values = self._values[layer]
         if keys is None or values is None:
@@ -146,6 +227,7 @@ class KVCache:
                 f"{self.length} tokens"
             )
         self._positions[:, : self.length] = positions
+        self._first = None
 
     def keep(self, tokens: Int[Tensor, " m"]) -> None:
         """Keep only the tokens at these indices, in this order, with their positions (eviction)."""
@@ -160,6 +242,7 @@ class KVCache:
         for row in (self._positions, self._valid):
             if row is not None:
                 row[:, :count] = row[:, tokens]
+        self._first = None
         self.crop(count)
 
     def select(self, rows: Int[Tensor, " r"]) -> None:
@@ -173,6 +256,8 @@ class KVCache:
                 store[index] = None if tensor is None else tensor[rows]
         if self._positions is not None and self._valid is not None:
             self._positions, self._valid = self._positions[rows], self._valid[rows]
+        if isinstance(self._first, Tensor):
+            self._first = self._first[rows]
 
     def _check_vectors(self, name: str, x: Tensor, stored: Tensor | None) -> None:
         if not isinstance(x, Tensor) or x.dim() != 4:

@@ -15,17 +15,16 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from whatwhere.content import Content, Magnitude, magnitude
 from whatwhere.errors import whole_number
 from whatwhere.phases import Angles
 
 __all__ = ["PLAIN", "Decay", "Map", "Plain", "Polar", "Reindex", "Rotate"]
 
 Layout = Literal["half", "interleaved"]
-Magnitude = Literal["softplus", "relu", "identity"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,10 @@ class Decay:
 
 @runtime_checkable
 class Map(Protocol):
-    """One vector at one position -> features. Implementations are frozen dataclasses."""
+    """One vector at one position -> features. Implementations are frozen dataclasses.
+
+    map(x, p) = map.of_content()(map.content(x), p): `content` is the part without a position.
+    """
 
     def __call__(
         self, x: Float[Tensor, "b h n d"], positions: Int[Tensor, "#b n"]
@@ -106,6 +108,15 @@ class Map(Protocol):
 
     def slowed(self, factor: float) -> Map:
         """The same map with every frequency divided by `factor`."""
+        ...
+
+    @property
+    def content(self) -> Content:
+        """The part of the map that knows no position, as wide as x."""
+        ...
+
+    def of_content(self) -> Map:
+        """The rest of the map: it reads `content(x)` instead of x."""
         ...
 
 
@@ -129,6 +140,15 @@ class Plain:
 
     def slowed(self, factor: float) -> Plain:
         """Itself: nothing turns."""
+        return self
+
+    @property
+    def content(self) -> Content:
+        """The vector itself."""
+        return Content()
+
+    def of_content(self) -> Plain:
+        """Itself."""
         return self
 
 
@@ -198,6 +218,15 @@ class Rotate:
         decay = None if self.decay is None else self.decay.slowed(factor)
         return replace(self, angles=self.angles.slowed(factor), decay=decay)
 
+    @property
+    def content(self) -> Content:
+        """The vector itself: a rotation is linear, all of it depends on the position."""
+        return Content()
+
+    def of_content(self) -> Rotate:
+        """Itself."""
+        return self
+
 
 @dataclass(frozen=True, eq=False)
 class Polar:
@@ -239,9 +268,7 @@ class Polar:
         return torch.cat(parts, dim=-1)
 
     def _size(self, x: Tensor) -> Tensor:
-        if self.magnitude == "softplus":
-            return F.softplus(x)
-        return x.relu() if self.magnitude == "relu" else x
+        return magnitude(x, self.magnitude)
 
     def width(self, head_dim: int) -> int:
         """head_dim plus one more for every channel with a phase."""
@@ -254,3 +281,12 @@ class Polar:
     def slowed(self, factor: float) -> Polar:
         """The same map with every frequency divided by `factor`."""
         return replace(self, angles=self.angles.slowed(factor))
+
+    @property
+    def content(self) -> Content:
+        """The magnitudes; channels without a phase as they are. The amplitude is the spectrum's."""
+        return Content(self.magnitude, self.angles.count)
+
+    def of_content(self) -> Polar:
+        """The same phases around magnitudes that are given."""
+        return replace(self, magnitude="identity")

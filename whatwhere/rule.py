@@ -11,6 +11,10 @@
   query's position only, so decoding equals one pass).
 * V, the **value map**, and O, the **output map**: out_i = O(Σ_j softmax(score)_ij V(v_j, j), i).
 
+A cache holds keys before any position has entered: their **content**, μ(k) where K(k, j) is a
+function of μ(k) and j (PoPE's magnitudes), else k itself. `rule.content` says which, and
+`rule.of_content()` scores the same pairs from it; keys stay d wide and can be re-indexed.
+
 What needs the vectors of a *pair* — Shaw's table on q_i, CoPE's counted gates — is outside this
 formula. It stands in `pairwise`; the reference backend computes it, the others refuse it and say
 so. A rule is a pure value: the same encoding at the same horizon always gives the same rule.
@@ -25,6 +29,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whatwhere.content import Content
 from whatwhere.maps import PLAIN, Map
 from whatwhere.regions import EVERYWHERE, Region
 
@@ -138,6 +143,19 @@ class ScoreRule:
                 "(ReRoPE, Self-Extend, Dual Chunk) can wrap only an encoding with one term"
             )
         return cases[0]
+
+    @property
+    def content(self) -> Content:
+        """What of a key knows no position: the content that all key maps share, else k itself."""
+        first, *others = [term.key.content for term in self.cases]
+        return first if all(other == first for other in others) else Content()
+
+    def of_content(self) -> ScoreRule:
+        """The same scores from `content(k)` in the place of k; queries are given raw as before."""
+        if self.content == Content():
+            return self
+        terms = tuple(replace(term, key=term.key.of_content()) for term in self.terms)
+        return replace(self, terms=terms)
 
     def map_value(
         self, v: Float[Tensor, "b g nk dv"], j: Int[Tensor, "#b nk"]

@@ -48,7 +48,7 @@ def attend(
             rotation. h is a multiple of g: query head x reads KV head x // (h / g).
         rule: what `encoding.rule(horizon)` returns; None is NoPE.
         where: positions and visibility as one object, to share between layers; or give its fields
-            as keywords: q_pos, k_pos (int64, (n,) or (b, n)), causal (True), window,
+            as keywords: q_pos, k_pos (int64, (n,) or (b, n)) or k_first, causal (True), window,
             q_documents, k_documents, k_valid (False at padding).
         scale: default 1/√d with d the channels of q (never the doubled width of PoPE's features).
         dropout: on the attention weights, in [0, 1); the caller passes 0 in evaluation.
@@ -105,9 +105,9 @@ def _checked(
     if where is not None and positions:
         raise ValueError(f"pass where or {', '.join(positions)}, not both")
     if where is None:
-        known = Where.__dataclass_fields__
+        given = {name for name, field in Where.__dataclass_fields__.items() if field.init}
+        options = sorted(given - {"queries", "keys", "device"})
         for name in positions:
-            options = sorted(set(known) - {"queries", "keys", "device", "contiguous", "derived"})
             if name not in options:
                 raise TypeError(did_you_mean("argument of attend", name, options))
         where = Where(q.shape[2], k.shape[2], device=q.device, **positions)

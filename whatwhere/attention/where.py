@@ -32,6 +32,9 @@ class Where:
     Shapes: (n,) or (batch, n); kept as (1 or batch, n). Positions default to 0, 1, …, which is
     allowed only where queries and keys are equally many: with a cache there is no right default
     ("top-left" and "bottom-right" masks are both someone's bug).
+    k_first says without a tensor of positions that keys follow one another: they stand at k_first,
+    k_first + 1, … (a whole number, or (batch,), negative by a row's left padding), and those before
+    position 0 are hidden as padding. It takes the place of k_pos.
     Raises TypeError or ValueError that name the argument and what would be right.
     """
 
@@ -44,8 +47,10 @@ class Where:
     q_documents: Any = None
     k_documents: Any = None
     k_valid: Any = None
+    k_first: Any = None
     device: torch.device | str | None = None
     contiguous: bool = field(init=False)
+    only_left_padded: bool = field(init=False)
     derived: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
@@ -57,12 +62,15 @@ class Where:
         flag("causal", self.causal)
         if self.window is not None:
             whole_number("window", self.window)  # it counts the query itself
-        self.contiguous = self.q_pos is None and self.k_pos is None
+        self.contiguous = self.q_pos is None and self.k_pos is None and self.k_first is None
         if self.contiguous and self.queries != self.keys:
             raise ValueError(
                 f"q_pos and k_pos are missing with {self.queries} queries and {self.keys} keys; "
                 "only equally many can default to 0, 1, …: pass both"
             )
+        self.only_left_padded = self.k_valid is None
+        if self.k_first is not None:
+            self._follow()
         if (self.q_pos is None) != (self.k_pos is None):
             missing = "q_pos" if self.q_pos is None else "k_pos"
             raise ValueError(f"{missing} is missing; pass q_pos and k_pos together, or neither")
@@ -78,6 +86,9 @@ class Where:
                 kind = kind_of(self.k_valid)
                 raise TypeError(f"k_valid is {kind}; give a bool tensor, True at real keys")
             self.k_valid = self._shaped("k_valid", self.k_valid, self.keys)
+        if isinstance(self.k_first, Tensor) or (self.k_first or 0) < 0:
+            real = self.k_pos >= 0
+            self.k_valid = real if self.k_valid is None else self.k_valid & real
 
     @property
     def plain_causal(self) -> bool:
@@ -130,6 +141,21 @@ class Where:
                 )
             if tensor is not None and tensor.device != device:
                 raise ValueError(f"{name} is on {tensor.device}, q on {device}: move one of them")
+
+    def _follow(self) -> None:
+        """Key positions from k_first."""
+        if self.k_pos is not None:
+            raise ValueError("k_first stands in the place of k_pos: pass one of them")
+        begin, device = self.k_first, self.device
+        if isinstance(begin, Tensor):
+            if begin.dtype != torch.int64 or begin.dim() != 1:
+                raise TypeError(f"k_first is {kind_of(begin)}; give a whole number or (batch,)")
+            begin, device = begin[:, None], begin.device
+        else:
+            whole_number("k_first", begin, least=None)
+            if device is None and isinstance(self.q_pos, Tensor):
+                device = self.q_pos.device
+        self.k_pos = torch.arange(self.keys, device=device)[None] + begin
 
     def _integers(self, name: str, value: Any, length: int) -> Tensor:
         if value is None:

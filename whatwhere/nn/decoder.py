@@ -1,7 +1,8 @@
 """A Llama-shaped decoder whose attention takes any encoding.
 
 Pre-norm blocks: RMSNorm, grouped-query attention, RMSNorm, SwiGLU or GELU. The only unusual part is
-that nothing is rotated here: queries and keys go raw to `attend`, and keys raw into the cache.
+that nothing is rotated here: queries and keys go raw to `attend`, and the cache holds the keys'
+content, which `rule.of_content()` reads.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Attention(nn.Module):
         k = self.k_norm(self.k(x).unflatten(-1, (self.groups, -1))).transpose(1, 2)
         v = self.v(x).unflatten(-1, (self.groups, -1)).transpose(1, 2)
         if cache is not None:
-            k, v = cache.update(layer, k, v)
+            k, v = cache.update(layer, k, v, rule.content)
+            rule = rule.of_content()
         dropout = self.dropout if self.training else 0.0
         return self.out(
             attend(q, k, v, rule, where=where, dropout=dropout).transpose(1, 2).flatten(2)
@@ -246,12 +248,12 @@ class Decoder(nn.Module):
     ) -> tuple[Where, Tensor]:
         """Positions of the new tokens, and who sees whom among all."""
         batch, n = tokens.shape
-        plain = positions is None and documents is None and valid is None
-        if plain and (cache is None or cache.length == 0):
-            where = Where(n, n, device=tokens.device)
-            if cache is not None:
-                cache.advance(where.q_pos.expand(batch, n))
-            return where, where.q_pos
+        if positions is None and documents is None:
+            if cache is not None and (followed := self._follow(tokens, valid, cache)) is not None:
+                return followed
+            if cache is None and valid is None:
+                where = Where(n, n, device=tokens.device)
+                return where, where.q_pos
         if positions is None:
             positions = _default_positions(tokens, documents, valid, cache)
         positions = positions[None] if positions.dim() == 1 else positions
@@ -267,13 +269,35 @@ class Decoder(nn.Module):
             )
             return where, where.q_pos
         cache.advance(positions.expand(batch, n), valid)
-        return Where(n, cache.length, positions, cache.positions, k_valid=cache.valid), positions
+        known = cache.valid if cache.padded else None
+        return Where(n, cache.length, positions, cache.positions, k_valid=known), positions
+
+    def _follow(
+        self, tokens: Tensor, valid: Tensor | None, cache: KVCache
+    ) -> tuple[Where, Tensor] | None:
+        """`_where` of tokens known to follow the cached ones one by one, else None."""
+        batch, n = tokens.shape
+        if cache.length:
+            if valid is not None or cache.first is None:
+                return None
+            positions = cache.follow(n)
+        elif valid is None:
+            positions = cache.follow(n, batch=batch, device=tokens.device)
+            where = Where(n, n, device=tokens.device)
+            return where, where.q_pos
+        elif torch.compiler.is_compiling() or not _left_padded(valid):
+            return None
+        else:
+            positions = cache.follow(n, first=-(~valid).sum(dim=-1)).clamp(min=0)
+        return Where(n, cache.length, positions, k_first=cache.first), positions
 
     def _horizon(self, horizon: int | None, where: Where) -> int:
         if horizon is not None:
             return whole_number("horizon", horizon)
         if where.contiguous or not any(encoding.length_dependent for encoding in self._active):
             return where.keys
+        if isinstance(where.k_first, int):
+            return where.k_first + where.keys
         # Packed documents, padding and evicted tokens: the number of keys is not the length.
         return int(where.k_pos.max()) + 1
 
@@ -282,6 +306,11 @@ class Decoder(nn.Module):
         for encoding in getattr(self, "_active", ()):
             encoding._apply(fn)
         return self
+
+
+def _left_padded(valid: Tensor) -> bool:
+    """Whether nothing but the left is padding. Reads the tensor: once, when a cache begins."""
+    return bool((valid[:, 1:] | ~valid[:, :-1]).all())
 
 
 def _default_positions(
