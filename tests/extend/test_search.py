@@ -192,5 +192,5 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="objectives is empty"):
         Ledger(tmp_path / "x.jsonl", [], {})
     ledger(tmp_path)
-    with pytest.raises(ValueError, match="something else .model: 'a bowl', now 'another'"):
+    with pytest.raises(ValueError, match=r"something else .model: 'a bowl', now 'another'"):
         Ledger(tmp_path / "evaluations.jsonl", [target], {"model": "another"})

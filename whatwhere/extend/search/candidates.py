@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
+from typing import Any
 
 from whatwhere import spectra
 from whatwhere.errors import whole_number
@@ -102,7 +103,7 @@ class Space:
 
     def closed_forms(self) -> dict[str, Candidate]:
         """PI, NTK-aware and YaRN, where the search starts from."""
-        options = {"factor": self.factor, "base": self.base}
+        options: Any = {"factor": self.factor, "base": self.base}
         return {
             "pi": self.of(spectra.linear(**options)),
             "ntk": self.of(spectra.ntk(**options)),
