@@ -51,6 +51,7 @@ _MODULES = (
     "attention",
     "cache",
     "encodings",
+    "hf",
     "maps",
     "nn",
     "phases",
