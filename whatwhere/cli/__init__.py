@@ -1,4 +1,4 @@
-"""The command line: `whatwhere ls | explain | angles | show | cite | report | …`.
+"""The command line: `whatwhere ls | explain | angles | show | cite | report | bench | …`.
 
 One file a subcommand. None of them imports torch, matplotlib or pandas at its top: a command loads
 what it needs when it runs, so that help and look-ups answer at once.
@@ -17,6 +17,7 @@ import typer
 
 from whatwhere import __version__
 from whatwhere.cli.angles import angles
+from whatwhere.cli.bench import bench
 from whatwhere.cli.cite import cite
 from whatwhere.cli.compare import compare
 from whatwhere.cli.explain import explain
@@ -70,6 +71,7 @@ app.command()(show)
 app.command()(compare)
 app.command()(report)
 app.command()(cite)
+app.add_typer(bench)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
