@@ -16,7 +16,7 @@ from torch import Tensor
 from whatwhere.attention import Where
 from whatwhere.rule import ScoreRule
 
-__all__ = ["Context", "Record", "context_of", "remember"]
+__all__ = ["Context", "Record", "context_of", "remember", "tokens_of"]
 
 _ATTRIBUTE = "_whatwhere_positions"
 
@@ -125,8 +125,7 @@ def context_of(encodings: Any, backend: str, arguments: dict[str, Any]) -> Conte
     """
     positions, mask = arguments.get("position_ids"), arguments.get("attention_mask")
     cache = arguments.get("past_key_values")
-    tokens = arguments.get("input_ids")
-    tokens = arguments.get("inputs_embeds") if tokens is None else tokens
+    tokens = tokens_of(arguments)
     start, record = (0, None) if cache is None else _cached(cache, tokens)
     documents = None
     if positions is not None:
@@ -137,6 +136,15 @@ def context_of(encodings: Any, backend: str, arguments: dict[str, Any]) -> Conte
                 positions = None
     horizon = _horizon(positions, start, tokens.shape[1]) if encodings.length_dependent else None
     return Context(encodings, backend, positions, documents, record, start, horizon)
+
+
+def tokens_of(arguments: dict[str, Any]) -> Tensor:
+    """The present tokens, (batch, n) or embedded (batch, n, width)."""
+    tokens = arguments.get("input_ids")
+    tokens = arguments.get("inputs_embeds") if tokens is None else tokens
+    if tokens is None:
+        raise ValueError("input_ids and inputs_embeds are missing; give one of them")
+    return tokens
 
 
 def remember(context: Context, cache: Any, present: int, device: Any) -> None:
@@ -236,12 +244,15 @@ def _counts_from_zero(positions: Tensor) -> bool:
     return bool((positions == count).all())
 
 
-@torch.compiler.disable
-def _horizon(positions: Tensor | None, start: Any, present: int) -> int:
+def _read_horizon(positions: Tensor | None, start: Any, present: int) -> int:
     """Length of the text so far: the largest position and one more. Read from the device."""
     if positions is None:
         return int(start) + present
     return int(positions.max()) + 1
+
+
+# A number that the spectrum computes with can not be part of a compiled graph.
+_horizon: Any = torch.compiler.disable(_read_horizon)
 
 
 def _gather(table: Tensor, index: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from whatwhere.attention import BACKENDS
 from whatwhere.errors import UnknownName, did_you_mean, kind_of
 from whatwhere.hf import attention
 from whatwhere.hf.architectures import Architecture, architecture_of
-from whatwhere.hf.context import context_of, remember
+from whatwhere.hf.context import context_of, remember, tokens_of
 from whatwhere.hf.resolve import Choice, Wanted, choose, encodings_of
 from whatwhere.hf.sizes import layer_types, shape_of
 
@@ -117,7 +117,7 @@ def _transformers_model(model: Any) -> Any:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is {kind_of(model)}; give a transformers model")
     base = getattr(model, "get_base_model", None)  # PEFT's models
-    inner = base() if callable(base) else model
+    inner: Any = base() if callable(base) else model
     if not hasattr(inner, "config") or not hasattr(inner.config, "get_text_config"):
         raise TypeError(
             f"model is {type(model).__name__}, which has no transformers config; give a model of "
@@ -168,8 +168,7 @@ def _hook(
     def after(
         module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any], output: Any
     ) -> None:
-        given = arguments.get("input_ids")
-        given = arguments.get("inputs_embeds") if given is None else given
+        given = tokens_of(arguments)
         cache = getattr(output, "past_key_values", None) or arguments.get("past_key_values")
         remember(arguments[attention.ARGUMENT], cache, given.shape[1], given.device)
 

@@ -1,4 +1,4 @@
-"""From what the user asks for to one encoding per layer of a model, checked before anything changes.
+"""From what the user asks for to one encoding per layer, checked before anything changes.
 
 "rope" means the model's own: its base, scaling, layout and partial rotation, read from its config.
 """
@@ -26,7 +26,6 @@ from whatwhere.encodings import (
 from whatwhere.errors import UnknownName, did_you_mean
 from whatwhere.hf.read import expressions_of
 from whatwhere.hf.sizes import layer_types, parameters_of, shape_of, train_length_of
-from whatwhere.spectra import TABLE as SPECTRA
 
 __all__ = ["Choice", "Wanted", "choose", "encodings_of"]
 
@@ -170,8 +169,3 @@ def encodings_of(
         numbers.append(len(encodings))
         encodings.append(encoding)
     return encodings, numbers
-
-
-def spectrum_names() -> list[str]:
-    """Names of spectra, which stand after a '+' like wrappers do."""
-    return list(SPECTRA)
