@@ -1,0 +1,104 @@
+"""Block sizes of the plain Triton kernels, by kind of GPU, dtype and widths: stored, not tuned.
+
+Every entry compiles without spills for its GPU (tests/kernels/test_tiled_offline.py).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+
+from whatwhere.kernels.interpreter import interpreted
+
+__all__ = ["TABLE", "WIDEST", "Sizes", "Tile", "kind_of_gpu", "of_device", "padded", "sizes_for"]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Queries and keys of one step, warps of a program, loads in flight."""
+
+    queries: int
+    keys: int
+    warps: int = 4
+    stages: int = 2
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One tile for each kernel: forward, dq, dk and dv, all three gradients at once."""
+
+    forward: Tile
+    queries: Tile
+    both: Tile
+    fast: Tile
+
+
+def _same(tile: Tile) -> Sizes:
+    return Sizes(tile, tile, tile, tile)
+
+
+#: (kind of GPU, 2 or 4 bytes) -> (padded features, padded values) -> sizes; the first line that
+#: is wide enough is taken.
+TABLE: dict[tuple[str, int], dict[tuple[int, int], Sizes]] = {
+    ("hopper", 2): {
+        (64, 64): Sizes(
+            Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 128, 8, 2)
+        ),
+        (128, 64): Sizes(
+            Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 128, 8, 2)
+        ),
+        (128, 128): Sizes(
+            Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)
+        ),
+        (256, 128): Sizes(
+            Tile(128, 64, 8, 2), Tile(128, 32, 8, 3), Tile(64, 64, 8, 2), Tile(64, 64, 8, 1)
+        ),
+        (256, 256): Sizes(
+            Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 64, 8, 2), Tile(32, 64, 8, 1)
+        ),
+        (512, 256): Sizes(
+            Tile(64, 32, 8, 1), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)
+        ),
+    },
+}
+
+_INTERPRETED = _same(Tile(32, 16, 1, 1))
+WIDEST = (512, 256)
+
+
+def padded(width: int) -> int:
+    """The width of a tile that holds `width` channels: a power of two, at least 16."""
+    return max(16, 1 << (width - 1).bit_length())
+
+
+def kind_of_gpu(major: int, minor: int) -> str:
+    """hopper: 227 KB of shared memory a block; ampere: 99 KB and more; others: 64 KB."""
+    if major == 9 or (major, minor) in ((10, 0), (10, 3)):
+        return "hopper"
+    return "ampere" if major >= 8 else "others"
+
+
+def of_device(device: torch.device) -> str:
+    """The kind of GPU that a tensor is on."""
+    if interpreted():
+        return "interpreter"
+    return _of_index(-1 if device.index is None else device.index)
+
+
+@functools.cache
+def _of_index(index: int) -> str:
+    return kind_of_gpu(*torch.cuda.get_device_capability(None if index < 0 else index))
+
+
+@functools.cache
+def sizes_for(kind: str, dtype: torch.dtype, features: int, values: int) -> Sizes:
+    """The stored sizes. Raises ValueError if the widths are beyond `WIDEST`."""
+    if kind == "interpreter":
+        return _INTERPRETED
+    f, dv = padded(features), padded(values)
+    for (most_f, most_dv), sizes in TABLE[kind, dtype.itemsize].items():
+        if f <= most_f and dv <= most_dv:
+            return sizes
+    raise ValueError(f"widths {features}/{values} are beyond {WIDEST[0]}/{WIDEST[1]}")
