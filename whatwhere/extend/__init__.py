@@ -1,0 +1,1 @@
+"""A trained model made longer: every method side by side, with the numbers that choose one."""
