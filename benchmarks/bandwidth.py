@@ -15,11 +15,17 @@ from whatwhere.kernels import features, prep_launch
 from whatwhere.kernels.prep_launch import Sizes
 
 CASES = [Case(d, 4096, grouped) for grouped in (1, 4) for d in (64, 128)]
-GRID = [
-    Sizes(tile, warps, heads)
-    for tile, warps in ((512, 2), (1024, 2), (1024, 4), (2048, 4), (2048, 8), (4096, 8))
-    for heads in (4, 16, 64)
-]
+#: tile, warps, heads loaded ahead. Fewer values a thread, more threads; more ahead, fewer threads.
+SHAPES = {
+    "forward": [(1024, 4, 0), (1024, 4, 1), (1024, 4, 2), (1024, 4, 3), (2048, 8, 1), (2048, 8, 2),
+                (512, 2, 1), (512, 2, 2), (2048, 4, 0), (2048, 4, 1)],
+    "backward": [(1024, 4, 0), (1024, 4, 1), (2048, 8, 0), (512, 2, 0), (512, 2, 1), (2048, 4, 0),
+                 (1024, 2, 0), (1024, 1, 0), (512, 1, 0), (512, 1, 1)],
+}  # fmt: skip
+GRID = {
+    direction: [Sizes(t, w, heads, ahead) for t, w, ahead in shapes for heads in (8, 16, 64)]
+    for direction, shapes in SHAPES.items()
+}
 
 
 def copy_speed(count: int = 1 << 28) -> float:
@@ -29,8 +35,13 @@ def copy_speed(count: int = 1 << 28) -> float:
     return 4.0 * count / (milliseconds(lambda: target.copy_(source)) * 1e-3)
 
 
-def kernels(encoding: str, case: Case) -> dict[str, tuple[Callable[[], Any], int]]:
-    """Forward and backward of q and k together, and the bytes that each must move."""
+def kernels(
+    encoding: str, case: Case, by_heads: bool = False
+) -> dict[str, tuple[Callable[[], Any], int]]:
+    """Forward and backward of q and k together, and the bytes that each must move.
+
+    Vectors are stored (b, n, h, d), features too or head after head (`by_heads`).
+    """
     b, n, d = case.batch, case.length, case.head_dim
     mapping = setup(encoding, case).rule().only.query
     q, k = (
@@ -41,16 +52,16 @@ def kernels(encoding: str, case: Case) -> dict[str, tuple[Callable[[], Any], int
     offset = getattr(mapping, "offset", None)
     offset = None if offset is None else offset.detach()
     rest = (positions, mapping.angles.turns, None, offset, None, features._recipe(mapping))
-    numbers = (1.0, 0, 1)
-    q_out, k_out = features._prep(q, k, *rest, *numbers)
+    numbers = (1.0, 0, 1, [])
+    q_out, k_out = features._prep(q, k, *rest, *numbers, by_heads)
     grads = torch.randn_like(q_out), torch.randn_like(k_out)
     polar = encoding == "pope"
     raw = (q, k) if polar else (None, None)
     small, wide = ((x.numel() + y.numel()) * 2 for x, y in ((q, k), (q_out, k_out)))
     return {
-        "forward": (lambda: features._prep(q, k, *rest, *numbers), small + wide),
+        "forward": (lambda: features._prep(q, k, *rest, *numbers, by_heads), small + wide),
         "backward": (
-            lambda: features._prep_backward(*grads, *raw, *rest, *numbers, polar),
+            lambda: features._prep_backward(*grads, *raw, *rest, *numbers, True, polar),
             small * (2 if polar else 1) + wide,
         ),
     }
@@ -60,25 +71,28 @@ def rows() -> Iterator[dict[str, Any]]:
     """The stored sizes at every case."""
     copied = copy_speed()
     yield {"copy_gb_s": round(copied / 1e9)}
-    for case, encoding in itertools.product(CASES, ("rope", "pope")):
-        for direction, (run, size) in kernels(encoding, case).items():
-            yield _row(encoding, case, direction, prep_launch.SIZES[direction], run, size, copied)
+    for case, encoding, by_heads in itertools.product(CASES, ("rope", "pope"), (False, True)):
+        for direction, (run, size) in kernels(encoding, case, by_heads).items():
+            sizes = prep_launch.SIZES[direction, encoding == "rope"]
+            row = _row(encoding, case, direction, sizes, run, size, copied)
+            yield row | {"by_heads": by_heads}
 
 
 def tuned() -> Iterator[dict[str, Any]]:
     """All sizes of the grid at the ungrouped cases, the best of each case first."""
     copied = copy_speed()
     stored = dict(prep_launch.SIZES)
-    for case, encoding in itertools.product(CASES[:2], ("pope", "rope")):
-        for direction, (run, size) in kernels(encoding, case).items():
-            found = []
-            for sizes in GRID:
-                prep_launch.SIZES[direction] = sizes
+    for case, encoding, by_heads in itertools.product(CASES[:2], ("pope", "rope"), (False, True)):
+        for direction, (run, size) in kernels(encoding, case, by_heads).items():
+            key, found = (direction, encoding == "rope"), []
+            for sizes in GRID[direction]:
+                prep_launch.SIZES[key] = sizes
                 try:
-                    found.append(_row(encoding, case, direction, sizes, run, size, copied))
+                    row = _row(encoding, case, direction, sizes, run, size, copied)
                 except Exception as error:  # noqa: BLE001 - a size that does not fit is no result
-                    found.append({"prep": encoding, "error": str(error)[:200], "sizes": str(sizes)})
-            prep_launch.SIZES[direction] = stored[direction]
+                    row = {"prep": encoding, "error": str(error)[:200], "sizes": str(sizes)}
+                found.append(row | {"by_heads": by_heads})
+            prep_launch.SIZES[key] = stored[key]
             yield from sorted(found, key=lambda row: row.get("ms", 1e9))
 
 
@@ -96,5 +110,5 @@ def _row(
         "ms": round(ms, 4),
         "gb_s": round(size / ms * 1e-6),
         "of_copy": round(size / (ms * 1e-3) / copied, 3),
-        "sizes": f"{sizes.tile}/{sizes.warps}/{sizes.heads}",
+        "sizes": f"{sizes.tile}/{sizes.warps}/{sizes.heads}/{sizes.depth}",
     }

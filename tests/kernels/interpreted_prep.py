@@ -13,7 +13,7 @@ from torch import Tensor
 import whatwhere as ww
 from whatwhere.attention import Unsupported, attend
 from whatwhere.kernels import features, prep_launch
-from whatwhere.maps import Map, Polar, Reindex, Rotate
+from whatwhere.maps import Decay, Map, Polar, Reindex, Rotate
 from whatwhere.phases import Angles, to_turns
 
 BATCH, HEADS, KV_HEADS, LENGTH, WIDTH = 2, 6, 3, 37, 24
@@ -43,6 +43,7 @@ MAPS: dict[str, Map] = {
     "half, partial": Rotate(angles(5, 1.1)),
     "half, backwards": Rotate(angles(12), direction=-1),
     "half, start rule": Rotate(angles(12, 1.2, start=20)),
+    "half, decay": Rotate(angles(12, 1.1), decay=Decay(0.4, 1, 500_000, 400_000.0)),
     "half, re-indexed": Rotate(angles(12), reindex=Reindex(modulo=16, group=3, offset=2, most=5)),
     "interleaved": Rotate(angles(12), "interleaved"),
     "interleaved, partial": Rotate(angles(5), "interleaved"),
@@ -97,6 +98,10 @@ def test_features_and_gradients_are_those_of_the_map(name: str, dtype: torch.dty
 
     q_out, k_out = features.prepare(mapping, q, positions, k, temperature)
     key_map = replace(mapping, offset=None) if isinstance(mapping, Polar) else mapping
+    if isinstance(mapping, Rotate) and mapping.decay is not None:
+        key_map = replace(mapping, decay=replace(mapping.decay, side=-1))
+        assert features.shared(mapping, key_map)
+        assert not features.shared(mapping, mapping)
     q_exact, k_exact = (x.detach().double().requires_grad_() for x in (q, k))
     q_true = mapping(q_exact, positions) * temperature[:, None, :, None]
     k_true = key_map(k_exact, positions)
@@ -175,12 +180,12 @@ def test_the_operators_keep_torch_s_contract() -> None:
     offset = mapping.offset.clone().requires_grad_()
     turns, recipe = mapping.angles.turns, features._recipe(mapping)
     q, k = draw(HEADS, length=5).requires_grad_(), draw(KV_HEADS, length=5).requires_grad_()
-    rest = (torch.arange(5)[None], turns, None, offset, None, recipe, 1.0, 0, 1)
+    rest = (torch.arange(5)[None], turns, None, offset, None, recipe, 1.0, 0, 1, [])
     torch.library.opcheck(features._prep, (q, k, *rest))
     q_out, k_out = (x.detach() for x in features._prep(q, k, *rest))
     raw = q.detach(), k.detach()
     fixed = tuple(x.detach() if isinstance(x, Tensor) else x for x in rest)
-    torch.library.opcheck(features._prep_backward, (q_out, k_out, *raw, *fixed, True))
+    torch.library.opcheck(features._prep_backward, (q_out, k_out, *raw, *fixed, True, True))
 
 
 ENCODINGS = [
@@ -189,6 +194,7 @@ ENCODINGS = [
     "rope",
     "rope(layout=interleaved,partial=0.5)+logn",
     "rope(values=relative)",
+    "xpos",
 ]
 
 
@@ -216,7 +222,6 @@ def test_the_backend_computes_the_definition(expression: str, causal: bool) -> N
 
 
 REFUSED = {
-    "xpos": "decay",
     "alibi": "bias",
     "nope": "nothing to prepare",
     "rope+rerope": "2 terms",

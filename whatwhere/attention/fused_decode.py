@@ -34,8 +34,8 @@ def _why_not_rule(rule: ScoreRule) -> str | None:
         return rule.pairwise.reason
     if len(rule.cases) > 1:
         return f"the rule has {len(rule.cases)} terms for different regions of pairs"
-    if rule.biases:
-        return "the decode kernel adds no bias to scores yet"
+    if rule.biases and _slopes(rule) is None:
+        return "the decode kernel adds no bias to scores but slopes times distances (ALiBi)"
     if rule.value is not None or rule.output is not None:
         return "the decode kernel turns no values or outputs"
     query, key = rule.only.query, rule.only.key
@@ -51,23 +51,44 @@ def _why_not_maps(query: Any, key: Any) -> str | None:
         return "the decode kernel re-indexes no positions"
     if getattr(key, "offset", None) is not None:
         return "the decode kernel takes δ on the query only"
+    if getattr(query, "decay", None) is not None or getattr(key, "decay", None) is not None:
+        return "the decode kernel has no decay (xPos)"
     if query.angles.start > 0:
         return "the decode kernel has no start rule (LongRoPE's n-hat)"
     unlike = type(query) is not type(key) or any(
         getattr(query, name, None) != getattr(key, name, None)
-        for name in ("layout", "direction", "magnitude")
+        for name in ("layout", "direction")
     )
+    # Keys as the cache holds them: raw, or their content, which has its magnitude already.
+    magnitudes = (getattr(query, "magnitude", None), "identity" if _content(query, key) else None)
+    unlike = unlike or getattr(key, "magnitude", None) not in magnitudes
     a, b = query.angles, key.angles
     if unlike or a.turns is not b.turns or a.amplitude != b.amplitude or a.start != b.start:
         return "queries and keys are mapped differently"
     return None
 
 
+def _content(query: Any, key: Any) -> bool:
+    """Whether the key's map reads magnitudes, and the query's makes its own."""
+    kinds = getattr(query, "magnitude", None), getattr(key, "magnitude", None)
+    return kinds[1] == "identity" and kinds[0] != "identity"
+
+
+def _slopes(rule: ScoreRule) -> Tensor | None:
+    """Slopes (h,) of the rule's biases, if all of them are -slope · distance."""
+    found = [getattr(bias, "slopes", None) for bias in rule.biases]  # `LinearBias`
+    slopes = [each for each in found if each is not None]
+    if not slopes or len(slopes) < len(found):
+        return None
+    return slopes[0] if len(slopes) == 1 else torch.stack(slopes).sum(0)
+
+
 def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
     queries, group = call.where.queries, call.q.shape[1] // call.k.shape[1]
     offset = getattr(rule.only.query, "offset", None)
-    learned = offset is not None and offset.requires_grad and torch.is_grad_enabled()
-    if call.needs_grad or learned:
+    slopes = _slopes(rule)
+    wanted = any(x is not None and x.requires_grad for x in (offset, slopes))
+    if call.needs_grad or (wanted and torch.is_grad_enabled()):
         return "the decode kernel has no gradient"
     if queries > MOST_QUERIES:
         return f"the decode kernel takes at most {MOST_QUERIES} query positions, not {queries}"
@@ -91,7 +112,11 @@ def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
     from whatwhere.kernels.decode_launch import Keys, attend
 
     where = call.where
-    valid = where.k_valid
+    first, valid = where.k_first, where.k_valid
+    if first is not None and where.only_left_padded:
+        valid = None  # what stands before position 0: the kernel knows
+    if isinstance(first, int):
+        first = None if first == 0 else torch.full((1,), first, device=call.device)
     if where.q_documents is not None:
         same = where.k_documents == where.q_documents
         valid = same if valid is None else same & valid
@@ -101,9 +126,15 @@ def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         call.v,
         where.q_pos.clone(),  # of its own alignment: a slice's would be compiled for once more
         rule.only.query,
-        Keys(None if where.contiguous else where.k_pos, valid),
+        Keys(
+            None if where.contiguous or where.k_first is not None else where.k_pos,
+            valid,
+            first=first,
+            content=_content(rule.only.query, rule.only.key),
+        ),
         scale=call.scale,
         causal=where.causal,
         window=where.window,
         temperature=rule.temperature(where.q_pos),
+        slopes=_slopes(rule),
     )

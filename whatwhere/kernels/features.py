@@ -6,13 +6,14 @@ none of them).
 """
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty_like, launch, rows
+from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, rows, tokens_first
 from whatwhere.maps import Map, Polar, Rotate
 
 __all__ = ["prepare", "prepared_again", "shared"]
@@ -26,7 +27,10 @@ def shared(query: Map, key: Map) -> bool:
         return False
     a, b = query.angles, key.angles  # type: ignore[attr-defined]
     same = a.turns is b.turns and a.start_turns is b.start_turns
-    return same and (a.amplitude, a.start) == (b.amplitude, b.start)
+    # The kernel gives keys the reciprocal of the queries' decay.
+    here, there = getattr(query, "decay", None), getattr(key, "decay", None)
+    matched = there == (None if here is None else replace(here, side=-here.side))
+    return same and matched and (a.amplitude, a.start) == (b.amplitude, b.start)
 
 
 def prepare(
@@ -61,6 +65,7 @@ def prepare(
         angles.amplitude,
         angles.start,
         _direction(mapping),
+        _decay(mapping),
         by_heads,
     )
 
@@ -106,6 +111,11 @@ def _direction(mapping: Map) -> int:
     return mapping.direction if isinstance(mapping, Rotate) else 1
 
 
+def _decay(mapping: Map) -> list[float]:
+    decay = mapping.decay if isinstance(mapping, Rotate) else None
+    return [] if decay is None else [decay.gamma, decay.side / decay.span, float(decay.centre)]
+
+
 @torch.library.custom_op("whatwhere::prep", mutates_args=())
 def _prep(
     q: Tensor,
@@ -119,18 +129,28 @@ def _prep(
     amplitude: float,
     start: int,
     direction: int,
+    decay: Sequence[float],
     by_heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
     q_out, k_out = _prep_shapes(
         q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start,
-        direction, by_heads,
+        direction, decay, by_heads,
     )  # fmt: skip
     launch(
         "forward",
         (q, k, q_out, None if k is None else k_out),
         (),
-        Inputs(positions, turns, early_turns, offset, temperature, start, direction, amplitude),
-        {"MAP": RECIPES[recipe].map},
+        Inputs(
+            positions,
+            turns,
+            early_turns,
+            offset,
+            temperature,
+            start,
+            direction,
+            amplitude,
+            tuple(decay),
+        ),
         recipe,
         q.shape[-1],
     )
@@ -140,14 +160,14 @@ def _prep(
 @_prep.register_fake
 def _prep_shapes(  # type: ignore[no-untyped-def]
     q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start, direction,
-    by_heads=False,
+    decay, by_heads=False,
 ):  # fmt: skip
     extra = 2 * turns.shape[0] - RECIPES[recipe].channels(turns.shape[0])
     width = q.shape[-1] + extra
-    if by_heads:
-        q_out = q.new_empty((*q.shape[:3], width))
-        return q_out, q.new_empty(0) if k is None else k.new_empty((*k.shape[:3], width))
-    return empty_like(q, width), q.new_empty(0) if k is None else empty_like(k, width)
+    q_out = empty(q, width, not by_heads and tokens_first(q))
+    if k is None:
+        return q_out, q.new_empty(0)
+    return q_out, empty(k, width, not by_heads and tokens_first(k))
 
 
 @torch.library.custom_op("whatwhere::prep_backward", mutates_args=())
@@ -165,22 +185,33 @@ def _prep_backward(
     amplitude: float,
     start: int,
     direction: int,
+    decay: Sequence[float],
+    by_tokens: bool,
     wants_offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     q_out, k_out, offset_grad = _prep_backward_shapes(
         q_grad, k_grad, q, k, positions, turns, early_turns, offset, temperature, recipe,
-        amplitude, start, direction, wants_offset,
+        amplitude, start, direction, decay, by_tokens, wants_offset,
     )  # fmt: skip
     partial = None
     if wants_offset:
-        blocks = q_grad.shape[0] * -(-q_grad.shape[2] // rows("backward", turns.shape[0]))
+        blocks = q_grad.shape[0] * -(-q_grad.shape[2] // rows("backward", recipe, turns.shape[0]))
         partial = q_grad.new_empty((blocks, *offset_grad.shape), dtype=torch.float32)
     launch(
         "backward",
         (q, k, q_grad, k_grad, q_out, None if k_grad is None else k_out),
         (partial,),
-        Inputs(positions, turns, early_turns, offset, temperature, start, direction, amplitude),
-        {"MAP": RECIPES[recipe].map, "BACK": RECIPES[recipe].back},
+        Inputs(
+            positions,
+            turns,
+            early_turns,
+            offset,
+            temperature,
+            start,
+            direction,
+            amplitude,
+            tuple(decay),
+        ),
         recipe,
         q_out.shape[-1],
     )
@@ -190,13 +221,13 @@ def _prep_backward(
 @_prep_backward.register_fake
 def _prep_backward_shapes(  # type: ignore[no-untyped-def]
     q_grad, k_grad, q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude,
-    start, direction, wants_offset,
+    start, direction, decay, by_tokens, wants_offset,
 ):  # fmt: skip
     width = q_grad.shape[-1] - 2 * turns.shape[0] + RECIPES[recipe].channels(turns.shape[0])
     count = (q_grad.shape[1], turns.shape[0]) if wants_offset else (0,)
     return (
-        empty_like(q_grad, width),
-        q_grad.new_empty(0) if k_grad is None else empty_like(k_grad, width),
+        empty(q_grad, width, by_tokens),
+        q_grad.new_empty(0) if k_grad is None else empty(k_grad, width, by_tokens),
         q_grad.new_empty(count, dtype=torch.float32),
     )
 
@@ -207,7 +238,7 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) 
     raw = not RECIPES[rest[0]].paired or (offset is not None and ctx.needs_input_grad[5])
     kept = (q, k) if raw else (None, None)
     ctx.save_for_backward(*kept, positions, turns, early_turns, offset, temperature)
-    ctx.rest, ctx.has_key, ctx.inputs = rest[:4], k is not None, len(inputs)
+    ctx.rest, ctx.has_key, ctx.inputs = (*rest[:5], tokens_first(q)), k is not None, len(inputs)
 
 
 def _gradients(ctx: Any, q_grad: Tensor, k_grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,11 +1,11 @@
 """The preparation kernels: raw queries and keys -> the features that attention reads, and back.
 
 One program takes a block of positions and a range of heads. Cosine and sine depend on position and
-frequency only, so they are computed once and serve all heads of the range: the heads stream through
-and the kernel stays bound by memory (forward 3 d, backward 4 d values a token and PoPE head).
-Query heads come first, then key heads, in one launch: they share the cosines too.
+frequency only, so they are computed once and serve all heads of the range. Heads stream through a
+ring of registers: while one is computed, the next DEPTH are being loaded, so the kernel stays bound
+by memory (forward 3 d, backward 4 d values a token and PoPE head). Query heads come first, then
+key heads, in one launch: they share the cosines too.
 
-A tensor enters as the tuple (pointer, stride of batch, of head, of token); channels are contiguous.
 Frequencies, channels and maps are compile-time values, sizes are not: nothing is compiled again for
 another length, batch or number of heads.
 """
@@ -13,66 +13,22 @@ another length, batch or number of heads.
 import triton
 import triton.language as tl
 
-from whatwhere.kernels.maps import cosine_sine, wrapped_cosine_sine
+from whatwhere.kernels.maps import cosine_sine
+from whatwhere.kernels.prep_access import columns, copy, opened, read, write
 
-__all__ = ["backward", "forward"]
-
-
-@triton.jit
-def _rows(tensor, batch, head, row):
-    """Pointers to the first channel of each row of one head."""
-    pointer, by_batch, by_head, by_row = tensor
-    start = batch.to(tl.int64) * by_batch + tl.cast(head, tl.int64) * by_head
-    return pointer + start + row.to(tl.int64)[:, None] * by_row
+__all__ = ["backward", "forward", "turn_table"]
 
 
 @triton.jit
-def _columns(COUNT: tl.constexpr, BLOCK: tl.constexpr):
-    """Column indices and which of them exist."""
-    column = tl.arange(0, BLOCK)[None, :]
-    return column, column < COUNT
+def turn_table(offset, table, count, BLOCK: tl.constexpr):
+    """Cosines, then sines, of every head's own angles: offset (count,) -> table (2, count).
 
-
-@triton.jit
-def _load(at, inside, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
-          BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr):  # fmt: skip
-    """Two float32 tiles: channels (a, b) of each frequency, or one channel twice."""
-    if INTERLEAVED:
-        # One wide load, then split: two loads with a stride of two would be two bytes each.
-        column, exists = _columns(2 * F, 2 * BLOCK_F)
-        both = tl.load(at + column, inside & exists, other=0.0).to(tl.float32)
-        a, b = tl.split(tl.reshape(both, (BLOCK_N, BLOCK_F, 2)))
-    else:
-        column, exists = _columns(F, BLOCK_F)
-        a = tl.load(at + column, inside & exists, other=0.0).to(tl.float32)
-        b = a
-        if PAIRED:
-            b = tl.load(at + F + column, inside & exists, other=0.0).to(tl.float32)
-    return a, b
-
-
-@triton.jit
-def _store(at, inside, a, b, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
-           BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr):  # fmt: skip
-    """The inverse of `_load`."""
-    kind = at.dtype.element_ty
-    if INTERLEAVED:
-        column, exists = _columns(2 * F, 2 * BLOCK_F)
-        both = tl.reshape(tl.join(a.to(kind), b.to(kind)), (BLOCK_N, 2 * BLOCK_F))
-        tl.store(at + column, both, inside & exists)
-    else:
-        column, exists = _columns(F, BLOCK_F)
-        tl.store(at + column, a.to(kind), inside & exists)
-        if PAIRED:
-            tl.store(at + F + column, b.to(kind), inside & exists)
-
-
-@triton.jit
-def _copy(source, target, inside, factor, REST: tl.constexpr, BLOCK_R: tl.constexpr):
-    """Channels without a frequency: only the temperature touches them."""
-    column, exists = _columns(REST, BLOCK_R)
-    x = tl.load(source + column, inside & exists, other=0.0).to(tl.float32)
-    tl.store(target + column, (x * factor).to(target.dtype.element_ty), inside & exists)
+    Once a launch instead of once a position; any float32 angle, exactly reduced.
+    """
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    angle = tl.load(offset + at, at < count, other=0.0)
+    tl.store(table + at, tl.cos(angle), at < count)
+    tl.store(table + count + at, tl.sin(angle), at < count)
 
 
 @triton.jit
@@ -89,86 +45,155 @@ def _program(n, blocks, groups, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def _angles(batch, row, n, positions, position_step, turns, early_turns, start, direction,
-            amplitude, F: tl.constexpr, BLOCK_F: tl.constexpr):  # fmt: skip
-    """Cosine and sine, times the amplitude, of every position of the block and frequency."""
+def _angles(batch, row, n, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr):
+    """Cosine and sine, times amplitude and decay, of every position of the block and frequency.
+
+    side is 1 for queries, -1 for keys: xPos's keys grow as its queries shrink.
+    """
+    positions, position_step, turns, early_turns, start, direction, amplitude, decay, centre = (
+        angles
+    )
     at = positions + batch.to(tl.int64) * position_step + row
     position = tl.load(at, row < n, other=0)[:, None]
-    column, exists = _columns(F, BLOCK_F)
+    column, exists = columns(row, F, BLOCK_F)
     turn = tl.load(turns + column, exists, other=0)
     if early_turns is not None:
         early = tl.load(early_turns + column, exists, other=0)
         turn = tl.where(position < start, early, turn)
     cosine, sine = cosine_sine(position * direction, turn)
+    if decay is not None:
+        gamma, rate = decay
+        power = (position - centre).to(tl.float32) * (rate * side)
+        size = tl.log2((column.to(tl.float32) / F + gamma) / (1.0 + gamma))
+        amplitude = amplitude * tl.exp2(power * size)
     return cosine * amplitude, sine * amplitude
 
 
 @triton.jit
-def _temper(batch, row, n, temperature, temperature_step):
-    """τ of every query position of the block, float32; 1 where there is none."""
-    factor = row.to(tl.float32) * 0.0 + 1.0
-    if temperature is not None:
-        at = temperature + batch.to(tl.int64) * temperature_step + row
-        factor = tl.load(at, row < n, other=0.0)
-    return factor[:, None]
+def _head_angles(table, head, heads, row, cosine, sine, F: tl.constexpr, BLOCK_F: tl.constexpr):
+    """Cosine and sine turned on by the head's own angles: angle addition."""
+    if table is not None:
+        column, exists = columns(row, F, BLOCK_F)
+        at = table + head * F + column
+        co = tl.load(at, exists, other=0.0)
+        so = tl.load(at + heads * F, exists, other=0.0)
+        cosine, sine = cosine * co - sine * so, sine * co + cosine * so
+    return cosine, sine
 
 
 @triton.jit
-def _offset(offset, head, cosine, sine, F: tl.constexpr, BLOCK_F: tl.constexpr):
-    """Cosine and sine turned on by the head's own angles: one sine a head, not one a position."""
-    column, exists = _columns(F, BLOCK_F)
-    co, so = wrapped_cosine_sine(tl.load(offset + head * F + column, exists, other=0.0))
-    return cosine * co - sine * so, sine * co + cosine * so
+def _temper(batch, row, n, temperature, temperature_step):
+    """The temperature of every query position of the block, float32, if there is one."""
+    temper = None
+    if temperature is not None:
+        at = temperature + batch.to(tl.int64) * temperature_step + row
+        temper = tl.load(at, row < n, other=0.0)[:, None]
+    return temper
+
+
+@triton.jit
+def _forward_heads(source, target, low, high, table, heads, temper, side, batch, row, inside, n,
+                   angles, MAP: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
+                   F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr,
+                   BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """Features of heads low to high - 1 of one tensor."""
+    IN: tl.constexpr = 2 * F if PAIRED else F
+    ring = ()
+    for ahead in tl.static_range(DEPTH):
+        ring += (read(source, batch, low + ahead, high, row, inside, PAIRED, INTERLEAVED,
+                             F, BLOCK_F),)  # fmt: skip
+    cosine, sine = _angles(batch, row, n, angles, side, F, BLOCK_F)
+    if temper is not None:
+        cosine, sine = cosine * temper, sine * temper
+    for head in range(low, high):
+        ring += (read(source, batch, head + DEPTH, high, row, inside, PAIRED, INTERLEAVED,
+                             F, BLOCK_F),)  # fmt: skip
+        a, b = opened(ring[0], PAIRED, INTERLEAVED, BLOCK_N, BLOCK_F)
+        ring = ring[1:]
+        c, s = _head_angles(table, head, heads, row, cosine, sine, F, BLOCK_F)
+        first, second = MAP(a, b, c, s, target[0].dtype.element_ty)
+        write(target, batch, head, row, inside, first, second, True, INTERLEAVED, F, BLOCK_N,
+               BLOCK_F)  # fmt: skip
+        copy(source, target, batch, head, row, inside, temper, IN, 2 * F, REST, BLOCK_R)
 
 
 @triton.jit(do_not_specialize=["n", "blocks", "groups", "heads", "kv_heads", "position_step",
-                               "temperature_step", "start", "direction"])  # fmt: skip
-def forward(q, k, q_out, k_out, positions, turns, early_turns, offset, temperature,
+                               "temperature_step", "start", "direction", "centre"])  # fmt: skip
+def forward(q, k, q_out, k_out, positions, turns, early_turns, table, temperature,
             n, blocks, groups, heads, kv_heads, position_step, temperature_step, start, direction,
-            amplitude, MAP: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
-            F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
-            BLOCK_R: tl.constexpr):  # fmt: skip
+            amplitude, decay, centre, MAP: tl.constexpr, PAIRED: tl.constexpr,
+            INTERLEAVED: tl.constexpr, F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr,
+            BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Features of queries (with offset and temperature) and of keys.
 
-    positions (1 or b, n) int64, turns and early_turns (F,) int64, offset (heads, F) float32,
-    temperature (1 or b, n) float32. A step is 0 where all batch elements share a row.
+    positions (1 or b, n) int64, turns and early_turns (F,) int64, table (2, heads, F) float32 of
+    `turn_table`, temperature (1 or b, n) float32, decay (gamma, side / span) of
+    queries; keys get its reciprocal. A step is 0 where all batch elements share a row.
     """
     batch, _block, group, row, inside = _program(n, blocks, groups, BLOCK_N)
-    cosine, sine = _angles(batch, row, n, positions, position_step, turns, early_turns, start,
-                           direction, amplitude, F, BLOCK_F)  # fmt: skip
+    angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
+              centre)  # fmt: skip
     total = heads + kv_heads
     low, high = group * total // groups, (group + 1) * total // groups
+    if low < heads:
+        temper = _temper(batch, row, n, temperature, temperature_step)
+        _forward_heads(q, q_out, low, tl.minimum(high, heads), table, heads, temper, 1, batch,
+                       row, inside, n, angles, MAP, PAIRED, INTERLEAVED, F, REST, BLOCK_N,
+                       BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
+    if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
+        if high > heads:
+            _forward_heads(k, k_out, tl.maximum(low, heads) - heads, high - heads, None, heads,
+                           None, -1, batch, row, inside, n, angles, MAP, PAIRED, INTERLEAVED,
+                           F, REST, BLOCK_N, BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
+
+
+@triton.jit
+def _backward_heads(source, raw, target, low, high, table, heads, temper, side, partial, block,
+                    batch, row, inside, n, angles, BACK: tl.constexpr, TURNED: tl.constexpr,
+                    PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
+                    REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
+                    BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
+    """Gradients of heads low to high - 1 of one tensor, and their sums for δ."""
     IN: tl.constexpr = 2 * F if PAIRED else F
-
-    factor = _temper(batch, row, n, temperature, temperature_step)
-    for head in range(low, tl.minimum(high, heads)):
-        source, target = _rows(q, batch, head, row), _rows(q_out, batch, head, row)
-        a, b = _load(source, inside, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-        c, s = cosine * factor, sine * factor
-        if offset is not None:
-            c, s = _offset(offset, head, c, s, F, BLOCK_F)
-        first, second = MAP(a, b, c, s)
-        _store(target, inside, first, second, True, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-        if REST > 0:
-            _copy(source + IN, target + 2 * F, inside, factor, REST, BLOCK_R)
-
-    if k_out is not None:
-        for head in range(tl.maximum(low, heads) - heads, high - heads):
-            source, target = _rows(k, batch, head, row), _rows(k_out, batch, head, row)
-            a, b = _load(source, inside, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-            first, second = MAP(a, b, cosine, sine)
-            _store(target, inside, first, second, True, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-            if REST > 0:
-                _copy(source + IN, target + 2 * F, inside, 1.0, REST, BLOCK_R)
+    ring, raw_ring = (), ()
+    for ahead in tl.static_range(DEPTH):
+        ring += (read(source, batch, low + ahead, high, row, inside, True, INTERLEAVED,
+                             F, BLOCK_F),)  # fmt: skip
+        raw_ring += (read(raw, batch, low + ahead, high, row, inside, PAIRED,
+                                     INTERLEAVED, F, BLOCK_F),)  # fmt: skip
+    cosine, sine = _angles(batch, row, n, angles, side, F, BLOCK_F)
+    if temper is not None:
+        cosine, sine = cosine * temper, sine * temper
+    for head in range(low, high):
+        ring += (read(source, batch, head + DEPTH, high, row, inside, True, INTERLEAVED,
+                             F, BLOCK_F),)  # fmt: skip
+        raw_ring += (read(raw, batch, head + DEPTH, high, row, inside, PAIRED,
+                                     INTERLEAVED, F, BLOCK_F),)  # fmt: skip
+        first, second = opened(ring[0], True, INTERLEAVED, BLOCK_N, BLOCK_F)
+        a, b = first, second
+        if raw is not None:
+            a, b = opened(raw_ring[0], PAIRED, INTERLEAVED, BLOCK_N, BLOCK_F)
+        ring, raw_ring = ring[1:], raw_ring[1:]
+        kind: tl.constexpr = target[0].dtype.element_ty
+        c, s = _head_angles(table, head, heads, row, cosine, sine, F, BLOCK_F)
+        if partial is not None:
+            column, exists = columns(tl.arange(0, 1), F, BLOCK_F)
+            turned = tl.sum(TURNED(first, second, a, b, c, s, kind), axis=0)[None, :]
+            at = partial + (block.to(tl.int64) * heads + head) * F
+            tl.store(at + column, turned, exists)
+        a, b = BACK(first, second, a, c, s, kind)
+        write(target, batch, head, row, inside, a, b, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
+        copy(source, target, batch, head, row, inside, temper, 2 * F, IN, REST, BLOCK_R)
 
 
 @triton.jit(do_not_specialize=["n", "blocks", "groups", "heads", "kv_heads", "position_step",
-                               "temperature_step", "start", "direction"])  # fmt: skip
-def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, early_turns, offset,
+                               "temperature_step", "start", "direction", "centre"])  # fmt: skip
+def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, early_turns, table,
              temperature, n, blocks, groups, heads, kv_heads, position_step, temperature_step,
-             start, direction, amplitude, MAP: tl.constexpr, BACK: tl.constexpr,
-             PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr, REST: tl.constexpr,
-             BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr):  # fmt: skip
+             start, direction, amplitude, decay, centre, BACK: tl.constexpr,
+             TURNED: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
+             F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
+             BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Gradients of raw queries and keys (q_out, k_out) from those of their features.
 
     Features are y = m e^(I φ), so d loss / d φ = grad_1 y_0 - grad_0 y_1 for every map. Its sum
@@ -176,43 +201,18 @@ def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, earl
     written by one program: the sum over blocks that follows has a fixed order (no atomics).
     """
     batch, block, group, row, inside = _program(n, blocks, groups, BLOCK_N)
-    cosine, sine = _angles(batch, row, n, positions, position_step, turns, early_turns, start,
-                           direction, amplitude, F, BLOCK_F)  # fmt: skip
+    angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
+              centre)  # fmt: skip
     total = heads + kv_heads
     low, high = group * total // groups, (group + 1) * total // groups
-    IN: tl.constexpr = 2 * F if PAIRED else F
-
-    factor = _temper(batch, row, n, temperature, temperature_step)
-    for head in range(low, tl.minimum(high, heads)):
-        source, target = _rows(q_grad, batch, head, row), _rows(q_out, batch, head, row)
-        first, second = _load(source, inside, True, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-        a, b = first, second
-        if q is not None:
-            a, b = _load(_rows(q, batch, head, row), inside, PAIRED, INTERLEAVED, F,
-                         BLOCK_N, BLOCK_F)  # fmt: skip
-        c, s = cosine * factor, sine * factor
-        if offset is not None:
-            c, s = _offset(offset, head, c, s, F, BLOCK_F)
-        if partial is not None:
-            y_0, y_1 = MAP(a, b, c, s)
-            column, exists = _columns(F, BLOCK_F)
-            turned = tl.sum(second * y_0 - first * y_1, axis=0)[None, :]
-            at = partial + (block.to(tl.int64) * heads + head) * F
-            tl.store(at + column, turned, exists)
-        a, b = BACK(first, second, a, c, s)
-        _store(target, inside, a, b, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-        if REST > 0:
-            _copy(source + 2 * F, target + IN, inside, factor, REST, BLOCK_R)
-
-    if k_out is not None:
-        for head in range(tl.maximum(low, heads) - heads, high - heads):
-            source, target = _rows(k_grad, batch, head, row), _rows(k_out, batch, head, row)
-            first, second = _load(source, inside, True, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-            a = first
-            if k is not None:
-                a, b = _load(_rows(k, batch, head, row), inside, PAIRED, INTERLEAVED, F,
-                             BLOCK_N, BLOCK_F)  # fmt: skip
-            a, b = BACK(first, second, a, cosine, sine)
-            _store(target, inside, a, b, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
-            if REST > 0:
-                _copy(source + 2 * F, target + IN, inside, 1.0, REST, BLOCK_R)
+    if low < heads:
+        temper = _temper(batch, row, n, temperature, temperature_step)
+        _backward_heads(q_grad, q, q_out, low, tl.minimum(high, heads), table, heads, temper, 1,
+                        partial, block, batch, row, inside, n, angles, BACK, TURNED, PAIRED,
+                        INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
+    if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
+        if high > heads:
+            _backward_heads(k_grad, k, k_out, tl.maximum(low, heads) - heads, high - heads, None,
+                            heads, None, -1, None, block, batch, row, inside, n, angles, BACK,
+                            TURNED, PAIRED, INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R,
+                            DEPTH)  # fmt: skip

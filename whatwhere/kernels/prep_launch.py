@@ -24,9 +24,10 @@ __all__ = [
     "Inputs",
     "Recipe",
     "Sizes",
-    "empty_like",
+    "empty",
     "launch",
     "rows",
+    "tokens_first",
 ]
 
 #: Programs that fill a large GPU several times over: heads are split until there are as many.
@@ -35,16 +36,23 @@ PROGRAMS = 2048
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a program holds: a tile of positions times frequencies, by how many warps, and for how
-    many heads at most (more share the cosines better, fewer balance the load)."""
+    """What a program holds: a tile of positions times frequencies, by how many warps, for how many
+    heads at most (more share the cosines better, fewer balance the load), and how many heads are
+    loaded ahead of the one that is computed."""
 
     tile: int
     warps: int
     heads: int
+    depth: int = 1
 
 
-#: Measured best on Hopper; chosen here once.
-SIZES = {"forward": Sizes(2048, 4, 16), "backward": Sizes(1024, 4, 16)}
+#: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper.
+SIZES = {
+    ("forward", False): Sizes(1024, 4, 16, 2),
+    ("forward", True): Sizes(1024, 4, 16, 1),
+    ("backward", False): Sizes(1024, 4, 16, 0),
+    ("backward", True): Sizes(1024, 4, 16, 1),
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +61,7 @@ class Recipe:
 
     map: Callable[..., Any]
     back: Callable[..., Any]
+    turned: Callable[..., Any]
     paired: bool = False
     interleaved: bool = False
 
@@ -60,21 +69,35 @@ class Recipe:
         """How many raw channels the frequencies take; features are 2 · frequencies."""
         return 2 * frequencies if self.paired else frequencies
 
+    def functions(self, direction: str) -> dict[str, Any]:
+        """The compile-time functions of a template."""
+        if direction == "forward":
+            return {"MAP": self.map}
+        return {"BACK": self.back, "TURNED": self.turned}
 
+
+_ROTATION = (jitted.rotate, jitted.rotate_back, jitted.rotate_turned)
 _NOWHERE = contextlib.nullcontext()
 _KERNELS = {"forward": kernels.forward, "backward": kernels.backward}
 RECIPES = {
-    "half": Recipe(jitted.rotate, jitted.rotate_back, paired=True),
-    "interleaved": Recipe(jitted.rotate, jitted.rotate_back, paired=True, interleaved=True),
-    "softplus": Recipe(jitted.softplus_polar, jitted.softplus_polar_back),
-    "relu": Recipe(jitted.relu_polar, jitted.relu_polar_back),
-    "identity": Recipe(jitted.identity_polar, jitted.identity_polar_back),
+    "half": Recipe(*_ROTATION, paired=True),
+    "interleaved": Recipe(*_ROTATION, paired=True, interleaved=True),
+    "softplus": Recipe(
+        jitted.softplus_polar, jitted.softplus_polar_back, jitted.softplus_polar_turned
+    ),
+    "relu": Recipe(jitted.relu_polar, jitted.relu_polar_back, jitted.relu_polar_turned),
+    "identity": Recipe(
+        jitted.identity_polar, jitted.identity_polar_back, jitted.identity_polar_turned
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the kernels read besides vectors, in the order of their arguments."""
+    """What the kernels read besides vectors.
+
+    decay is () or xPos's (gamma, side / span, centre) of the queries; keys get the reciprocal.
+    """
 
     positions: Tensor
     turns: Tensor
@@ -84,23 +107,29 @@ class Inputs:
     start: int
     direction: int
     amplitude: float
+    decay: tuple[float, ...] = ()
 
 
-def empty_like(x: Tensor, width: int) -> Tensor:
-    """An empty tensor of x's sizes but `width` channels, stored in x's order of axes.
+def tokens_first(x: Tensor) -> bool:
+    """Whether (b, h, n, d) is stored as (b, n, h, d), as a projection leaves it."""
+    return bool(x.stride(1) < x.stride(2))
 
-    (batch, token, head) storage in gives the same out: after attention the output can then be
-    flattened for its projection without a copy.
+
+def empty(x: Tensor, width: int, by_tokens: bool) -> Tensor:
+    """An empty (b, h, n, width) of x's sizes, stored (b, n, h, width) if `by_tokens`.
+
+    Gradients in the order of the vectors flow on into the projection without a copy.
     """
     b, h, n, _ = x.shape
-    if x.stride(1) < x.stride(2):
+    if by_tokens:
         return x.new_empty((b, n, h, width)).transpose(1, 2)
     return x.new_empty((b, h, n, width))
 
 
-def rows(direction: str, frequencies: int) -> int:
+def rows(direction: str, recipe: str, frequencies: int) -> int:
     """How many positions a program holds."""
-    return max(1, SIZES[direction].tile // triton.next_power_of_2(frequencies))
+    tile = SIZES[direction, RECIPES[recipe].paired].tile
+    return max(1, tile // triton.next_power_of_2(frequencies))
 
 
 def launch(
@@ -108,7 +137,6 @@ def launch(
     tensors: tuple[Tensor | None, ...],
     extra: tuple[Tensor | None, ...],
     inputs: Inputs,
-    functions: dict[str, Any],
     recipe: str,
     width: int,
 ) -> None:
@@ -116,36 +144,47 @@ def launch(
     shape = next(x for x in tensors if x is not None).shape
     out_k = tensors[-1]
     heads, kv_heads = shape[1], 0 if out_k is None else out_k.shape[1]
-    frequencies = inputs.turns.shape[0]
-    block = rows(direction, frequencies)
+    frequencies, how = inputs.turns.shape[0], RECIPES[recipe]
+    sizes = SIZES[direction, how.paired]
+    block = rows(direction, recipe, frequencies)
     blocks = triton.cdiv(shape[2], block)
     total = heads + kv_heads
-    groups = max(
-        triton.cdiv(PROGRAMS, blocks * shape[0]), triton.cdiv(total, SIZES[direction].heads)
-    )
+    groups = max(triton.cdiv(PROGRAMS, blocks * shape[0]), triton.cdiv(total, sizes.heads))
     groups = min(groups, total)
-    rest = width - RECIPES[recipe].channels(frequencies)
+    rest = width - how.channels(frequencies)
+    gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
     with on_device:
         _KERNELS[direction][(shape[0] * blocks * groups,)](
             *(None if x is None else _described(x) for x in tensors),
             *extra,
-            *(_row_major(inputs.positions), inputs.turns, inputs.early_turns, inputs.offset),
+            *(_row_major(inputs.positions), inputs.turns, inputs.early_turns),
+            None if inputs.offset is None else _turned(inputs.offset),
             None if inputs.temperature is None else _row_major(inputs.temperature),
             *(shape[2], blocks, groups, heads, kv_heads),
             _step(inputs.positions),
             0 if inputs.temperature is None else _step(inputs.temperature),
             *(inputs.start, inputs.direction, inputs.amplitude),
-            **functions,
-            PAIRED=RECIPES[recipe].paired,
-            INTERLEAVED=RECIPES[recipe].interleaved,
+            *((gamma, rate) if inputs.decay else None, int(centre)),
+            **how.functions(direction),
+            PAIRED=how.paired,
+            INTERLEAVED=how.interleaved,
             F=frequencies,
             REST=rest,
             BLOCK_N=block,
             BLOCK_F=triton.next_power_of_2(frequencies),
             BLOCK_R=triton.next_power_of_2(max(rest, 1)),
-            num_warps=SIZES[direction].warps,
+            DEPTH=sizes.depth,
+            num_warps=sizes.warps,
         )
+
+
+def _turned(offset: Tensor) -> Tensor:
+    """(2, heads, frequencies): cosine and sine of every head's own angles."""
+    table = offset.new_empty((2, *offset.shape), dtype=torch.float32)
+    count = offset.numel()
+    kernels.turn_table[(triton.cdiv(count, 256),)](offset, table, count, BLOCK=256, num_warps=4)
+    return table
 
 
 def _described(x: Tensor) -> tuple[Any, ...]:

@@ -13,6 +13,4 @@ def why_not(mapping: Map) -> str | None:
         return None
     if not isinstance(mapping, Rotate):
         return f"the preparation kernel has no twin of the map {type(mapping).__name__}"
-    if mapping.decay is not None:
-        return "the preparation kernel has no decay (xPos)"
     return None
