@@ -1,48 +1,48 @@
-"""The README's table of speeds, from rows: ratios of time to RoPE with cuDNN at the same widths."""
+"""The README's table and figure of speeds, from the committed rows.
+
+python -m benchmarks.readme            # prints the table
+python -m benchmarks.readme --write    # puts it into README.md and draws benchmarks/speed.*
+"""
 
 from __future__ import annotations
 
-import json
+import argparse
 from pathlib import Path
-from typing import Any
 
-ROWS = Path(__file__).parent / "rows" / "attention-h200.jsonl"
-SHOWN = {
-    "rope_cudnn": "RoPE, cuDNN (1.00 is)",
-    "rope_fa2": "RoPE, FlashAttention-2",
-    "pope_fused": "**PoPE, whatwhere**",
-    "pope_expand_cudnn": "PoPE, torch.compile + cuDNN",
-    "pope_package": "PoPE, PoPE-pytorch 0.2.1",
-}
-CASES = [(64, 1024), (64, 4096), (64, 16384), (128, 1024), (128, 4096), (128, 16384)]
+from whatwhere.report.speed import markdown, read_speed
+from whatwhere.report.speed_plot import speed_figure
+
+HERE = Path(__file__).parent
+ROWS = HERE / "rows" / "attention-h200.jsonl"
+FIGURE = HERE / "speed"
+SHOWN = (
+    "rope_fused", "rope_fa2", "rope_flex", "pope_fused", "pope_own_deterministic",
+    "pope_expand_cudnn", "pope_flex", "pope_package",
+)  # fmt: skip
+CASES = [(d, n) for d in (64, 128) for n in (1024, 4096, 16384, 65536)]
+START, END = "<!-- table:speed -->\n", "<!-- /table:speed -->"
 
 
 def table(path: Path = ROWS) -> str:
     """Forward plus backward, encoding included: the anchor in milliseconds, else ratios to it."""
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    times = {
-        (row["implementation"], row["head_dim"], row["length"]): row["forward_ms"]
-        + row["backward_ms"]
-        for row in rows
-        if "forward_ms" in row and row["heads"] == row["kv_heads"]
-    }
-    lines = [
-        "| forward + backward | " + " | ".join(f"d {d}, {n // 1024}k" for d, n in CASES) + " |"
-    ]
-    lines.append("|---|" + "--:|" * len(CASES))
-    for name, title in SHOWN.items():
-        cells = [_cell(times, name, d, n) for d, n in CASES]
-        lines.append(f"| {title} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    rows = read_speed(path)
+    measured = {(row.get("head_dim"), row.get("length")) for row in rows}
+    return markdown(rows, SHOWN, [case for case in CASES if case in measured], bold=("pope_fused",))
 
 
-def _cell(times: dict[Any, float], name: str, d: int, n: int) -> str:
-    if (name, d, n) not in times:
-        return "–"
-    if name == "rope_cudnn":
-        return f"{times[name, d, n]:.2f} ms"
-    return f"{times[name, d, n] / times['rope_cudnn', d, n]:.2f}"
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--write", action="store_true", help="README.md and the figure")
+    if not options.parse_args().write:
+        print(table())
+        return
+    readme = HERE.parent / "README.md"
+    before, rest = readme.read_text().split(START)
+    after = rest.split(END)[1]
+    readme.write_text(f"{before}{START}{table()}\n{END}{after}")
+    for path in (readme, *speed_figure(read_speed(ROWS), FIGURE)):
+        print(path)
 
 
 if __name__ == "__main__":
-    print(table())
+    main()

@@ -7,6 +7,8 @@ from fresh import ROOT
 
 from benchmarks import readme
 from whatwhere import report
+from whatwhere.report.speed import read_speed
+from whatwhere.report.speed_plot import digest, drawn
 
 README = (ROOT / "README.md").read_text()
 
@@ -19,6 +21,14 @@ def between(name: str) -> str:
 
 def test_speed() -> None:
     assert between("speed") == readme.table().strip()
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_figure_of_speeds_was_drawn_from_the_rows(suffix: str) -> None:
+    figure = readme.FIGURE.with_suffix(f".{suffix}")
+    assert f"({readme.FIGURE.relative_to(ROOT)}.png)" in README
+    mark = digest(drawn(read_speed(readme.ROWS)))
+    assert mark.encode() in figure.read_bytes(), "python -m benchmarks.readme --write draws it"
 
 
 def test_chorales() -> None:

@@ -13,7 +13,7 @@ from made_rows import row, rows, write
 from whatwhere import report
 from whatwhere.report.blocks import blocks
 from whatwhere.report.pages import rerun
-from whatwhere.report.plot import _apart, _limits
+from whatwhere.report.plot import _limits, apart
 from whatwhere.report.style import styles
 
 
@@ -53,10 +53,10 @@ def test_an_exploding_curve_is_clipped_and_labelled(tmp_path: Path) -> None:
 
 
 def test_labels_are_pushed_apart_within_the_plot() -> None:
-    placed = _apart([0.0, 0.01, 0.02, 0.5, 0.99, 1.0], gap=0.05)
+    placed = apart([0.0, 0.01, 0.02, 0.5, 0.99, 1.0], gap=0.05)
     assert all(b - a >= 0.05 - 1e-6 for a, b in itertools.pairwise(placed))
     assert abs(placed[3] - 0.5) < 0.08
-    assert _apart([0.3]) == [0.3]
+    assert apart([0.3]) == [0.3]
 
 
 def test_an_encoding_keeps_its_colour() -> None:

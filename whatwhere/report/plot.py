@@ -141,7 +141,7 @@ def _name(
     for encoding, points in curves.items():
         ends.append(((min(max(points[-1][1], low), high) - low) / (high - low), encoding))
     ends.sort()
-    for (place, encoding), height in zip(ends, _apart([e[0] for e in ends]), strict=True):
+    for (place, encoding), height in zip(ends, apart([e[0] for e in ends]), strict=True):
         points, style = curves[encoding], drawing[encoding]
         highest = max(mean for _, mean, _ in points)
         inside = points[-1][0] == block.lengths[-1] and points[-1][1] <= high
@@ -174,7 +174,7 @@ def _name(
         )
 
 
-def _apart(heights: list[float], gap: float = 0.058) -> list[float]:
+def apart(heights: list[float], gap: float = 0.058) -> list[float]:
     """Ascending heights, moved as little as needed to be `gap` apart and within [0, 1]."""
     placed = list(heights)
     for _ in range(200):
