@@ -11,6 +11,7 @@ from kernels.offline_gluon import MOST_SHARED, Launched, launches
 
 from whatwhere.kernels import hopper_launch
 from whatwhere.kernels.interpreter import interpreted
+from whatwhere.kernels.pairs import Pairs
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 
@@ -36,8 +37,8 @@ def started(features: int, values: int, dtype: torch.dtype, causal: bool) -> lis
     lse = torch.empty(BATCH, HEADS, TOKENS, dtype=torch.float32, device="meta")
 
     def both() -> None:
-        hopper_launch.forward(q, k, v, 0.125, causal)
-        hopper_launch.backward(grad, q, k, v, out, lse, 0.125, causal)
+        hopper_launch.forward(q, k, v, 0.125, Pairs(causal))
+        hopper_launch.backward(grad, q, k, v, out, lse, 0.125, Pairs(causal))
 
     return launches(both)
 

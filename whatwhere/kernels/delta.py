@@ -6,16 +6,16 @@ import triton.language as tl
 __all__ = ["delta"]
 
 
-@triton.jit
-def delta(out, grad, out_strides, grad_strides, result, queries, heads, WIDTH: tl.constexpr,
-          BLOCK: tl.constexpr):  # fmt: skip
-    """Row sums of out · grad, float32 (b, h, n); the last dimensions have stride 1."""
+@triton.jit(do_not_specialize=["queries", "heads"])
+def delta(out, grad, out_strides, grad_strides, result, queries, heads, width,
+          WIDTH: tl.constexpr, BLOCK: tl.constexpr):  # fmt: skip
+    """Row sums of out · grad, float32 (b, h, n), over width <= WIDTH channels of stride 1."""
     index = tl.program_id(1)
     batch = (index // heads).to(tl.int64)
     head = (index % heads).to(tl.int64)
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     channel = tl.arange(0, WIDTH)[None, :]
-    inside = (row < queries)[:, None]
+    inside = (row < queries)[:, None] & (channel < width)
     a = out + batch * out_strides[0] + head * out_strides[1] + row[:, None] * out_strides[2]
     b = grad + batch * grad_strides[0] + head * grad_strides[1] + row[:, None] * grad_strides[2]
     a = tl.load(a + channel, mask=inside, other=0.0).to(tl.float32)

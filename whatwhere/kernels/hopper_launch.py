@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -16,24 +17,61 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from whatwhere.kernels import delta, hopper, hopper_keys, hopper_queries
+from whatwhere.kernels.hopper_common import BIASES
+from whatwhere.kernels.pairs import Pairs, bounds
 
-__all__ = ["SIZES", "backward", "forward"]
+__all__ = ["SIZES", "Sizes", "backward", "forward", "tile_widths"]
 
-#: (features, value width) -> (block, stages) of forward, of dQ, of dK and dV.
-SIZES: dict[tuple[int, int], tuple[tuple[int, int], tuple[int, int], tuple[int, int]]] = {
-    (64, 64): ((128, 3), (128, 3), (128, 3)),
-    (128, 64): ((128, 3), (64, 3), (128, 2)),
-    (128, 128): ((128, 2), (64, 2), (64, 3)),
-    (256, 128): ((64, 2), (64, 2), (64, 3)),
+
+class Sizes(NamedTuple):
+    """How a kernel that streams K and V is built; the kernels say what the flags do."""
+
+    block: int  # keys of a tile
+    stages: int  # of K
+    v_stages: int
+    consumers: int = 2
+    hold_q: bool = False
+    late: bool = False
+    ping_pong: bool = False
+    persistent: bool = False
+    ahead: bool = False  # of dQ only
+
+    @property
+    def form(self) -> tuple[int, bool, bool, bool, bool]:
+        return self.consumers, self.hold_q, self.late, self.ping_pong, self.persistent
+
+
+#: (features, value width) of tiles -> sizes of forward and of dQ, (block, stages) of dK and dV.
+SIZES: dict[tuple[int, int], tuple[Sizes, Sizes, tuple[int, int]]] = {
+    (64, 64): (Sizes(128, 3, 3), Sizes(128, 3, 3), (128, 3)),
+    (128, 64): (Sizes(128, 3, 3), Sizes(64, 4, 3, ahead=True), (128, 2)),
+    (128, 128): (Sizes(128, 2, 2), Sizes(64, 3, 3, ahead=True), (64, 3)),
+    (256, 128): (Sizes(64, 2, 2), Sizes(64, 2, 2), (64, 3)),
 }
 _L2_BYTES = 24 << 20  # about half of the L2: what the K and V of the heads in flight may fill
 _TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-_OPTIONS = {"num_warps": 4, "maxnreg": 168}
+
+
+def _registers(consumers: int) -> dict[str, int]:
+    """Registers of a thread before the consumers take the producer's: 65536 over all warps."""
+    return {"num_warps": 4, "maxnreg": 168 if consumers == 2 else 128}
+
+
+def tile_widths(features: int, values: int) -> tuple[int, int]:
+    """The least widths of `SIZES` that hold these; ValueError if none do."""
+    for width, value in SIZES:
+        if features <= width and values <= value and features % 8 == values % 8 == 0:
+            return width, value
+    raise ValueError(
+        f"features {features} and values {values}: the Hopper kernels take widths that are "
+        "multiples of 8, at most 256 features and 128 values"
+    )
 
 
 @functools.cache
-def _layout(rows: int, columns: int, dtype: torch.dtype) -> gl.NVMMASharedLayout:
-    return gl.NVMMASharedLayout.get_default_for([rows, columns], _TYPES[dtype])
+def _layout(rows: int, columns: int, dtype: torch.dtype, rank: int = 2) -> gl.NVMMASharedLayout:
+    shape = [1] * (rank - 2) + [rows, columns]
+    return gl.NVMMASharedLayout.get_default_for(shape, _TYPES[dtype])
 
 
 def _matrix(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
@@ -51,59 +89,130 @@ def _bundle(bytes_per_head: int, heads: int, step: int = 1) -> int:
 
 
 class _Operand:
-    """A tensor for the copy engine: descriptors in blocks of any number of rows."""
+    """A (b, h, n, f) tensor for the copy engine: descriptors in blocks of any number of rows."""
 
-    def __init__(self, x: Tensor) -> None:
-        self.matrix, self.at = _matrix(x)
-        self.width = x.shape[-1]
+    def __init__(self, x: Tensor, width: int) -> None:
+        # A dimension of one element has no stride to speak of; the engine wants one all the same.
+        strides = [s if n > 1 else 8 for n, s in zip(x.shape, x.stride(), strict=True)]
+        fits = all(s > 0 and s * x.element_size() % 16 == 0 for s in strides[:-1])
+        if x.stride(-1) != 1 or not fits or x.data_ptr() % 16:
+            x = x.contiguous()
+            strides = list(x.stride())
+        self.tensor, self.strides, self.width = x, [*strides[:-1], 1], width
+
+    def tiles(self, rows: int) -> TensorDescriptor:
+        layout = _layout(rows, self.width, self.tensor.dtype, 4)
+        shape = list(self.tensor.shape)
+        return TensorDescriptor(self.tensor, shape, self.strides, [1, 1, rows, self.width], layout)
+
+    @functools.cached_property
+    def _as_matrix(self) -> tuple[Tensor, tuple[int, int, int]]:
+        return _matrix(self.tensor)
+
+    @property
+    def at(self) -> tuple[int, int, int]:
+        return self._as_matrix[1]
 
     def rows(self, count: int) -> TensorDescriptor:
-        layout = _layout(count, self.width, self.matrix.dtype)
-        return TensorDescriptor.from_tensor(self.matrix, [count, self.width], layout)
+        matrix = self._as_matrix[0]
+        layout = _layout(count, self.width, matrix.dtype)
+        return TensorDescriptor.from_tensor(matrix, [count, self.width], layout)
 
 
-def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """Output (b, h, n, dv), stored as (b, n, h, dv), and log-sum-exp (b, h, n) float32."""
+def _sight(pairs: Pairs, q_rows: int, k_rows: int, flip: bool = False) -> tuple[Any, ...]:
+    """What kernels read of `pairs`: places and their step per batch, bounds, slopes, window."""
+    q, k = pairs.q_place, pairs.k_place
+    ranges = bounds(pairs, q_rows, k_rows, flip)
+    places: list[Tensor | int | None] = []
+    for x in (q, k, ranges):
+        places += [x, 0 if x is None or len(x) == 1 else x.stride(0)]
+    return (*places, pairs.slopes, pairs.window)
+
+
+def _options(pairs: Pairs) -> dict[str, Any]:
+    """What a template's code depends on (`hopper.forward`)."""
+    of = pairs.options
+    return {"MODE": (of["CAUSAL"], of["WINDOWED"], of["PLACED"]), "BIAS": BIASES[of["BIAS"]]}
+
+
+def _check(q: Tensor, k: Tensor, pairs: Pairs) -> None:
+    if pairs.causal and not pairs.placed and q.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"causal by index takes as many queries as keys, and these are {q.shape[2]} and "
+            f"{k.shape[2]}: give the places of both"
+        )
+
+
+def _grid(tasks: int, sizes: Sizes, device: torch.device) -> tuple[int]:
+    if not sizes.persistent:
+        return (tasks,)
+    return (min(tasks, torch.cuda.get_device_properties(device).multi_processor_count),)
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, pairs: Pairs, sizes: Sizes | None = None
+) -> tuple[Tensor, Tensor]:
+    """Output (b, h, n, dv), stored as (b, n, h, dv), and log-sum-exp (b, h, n) float32.
+
+    A row that sees no key gives 0 and +inf. sizes: instead of those of `SIZES`, for trials.
+    """
+    _check(q, k, pairs)
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
-    block, stages = SIZES[f, dv][0]
+    width, value = tile_widths(f, dv)
+    sizes = sizes or SIZES[width, value][0]
+    rows = 64 * sizes.consumers
     out = q.new_empty(b, n, h, dv).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
-    Q, K, V = _Operand(q), _Operand(k), _Operand(v)
-    hopper.forward[(triton.cdiv(n, 128) * b * h,)](
-        Q.rows(64), K.rows(block), V.rows(block), Q.at, K.at, V.at, out, out.stride()[:3], lse,
-        n, m, h, h // g, _bundle(m * (f + dv) * 2, b * h, h // g), scale * math.log2(math.e),
-        BLOCK=block, F=f, DV=dv, STAGES=stages, CAUSAL=causal, **_OPTIONS,
+    Q, K, V = _Operand(q, width), _Operand(k, width), _Operand(v, value)
+    hopper.forward[_grid(triton.cdiv(n, rows) * b * h, sizes, q.device)](
+        Q.tiles(64), K.tiles(sizes.block), V.tiles(sizes.block), out, out.stride()[:3], lse,
+        *_sight(pairs, rows, sizes.block), n, m, h, b * h, h // g,
+        _bundle(m * (f + dv) * 2, b * h, h // g), scale * math.log2(math.e),
+        WIDTH=dv, K_STAGES=sizes.stages, V_STAGES=sizes.v_stages, FORM=sizes.form,
+        **_options(pairs), **_registers(sizes.consumers),
     )  # fmt: skip
     return out, lse
 
 
+def _deltas(grad: Tensor, out: Tensor) -> Tensor:
+    """Row sums of out · grad, float32 (b, h, n)."""
+    b, h, n, dv = out.shape
+    deltas = out.new_empty(b, h, n, dtype=torch.float32)
+    delta.delta[(triton.cdiv(n, 64), b * h)](
+        out, grad, out.stride()[:3], grad.stride()[:3], deltas, n, h, dv,
+        WIDTH=triton.next_power_of_2(dv), BLOCK=64,
+    )  # fmt: skip
+    return deltas
+
+
 def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
-    causal: bool,
+    pairs: Pairs, sizes: Sizes | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v, stored as these are; the same bits on every run."""
+    """Gradients of q, k, v, stored as these are; the same bits on every run. sizes: of dQ."""
+    _check(q, k, pairs)
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
-    deltas = torch.empty_like(lse)
+    width, value = tile_widths(f, dv)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    delta.delta[(triton.cdiv(n, 64), b * h)](
-        out, grad, out.stride()[:3], grad.stride()[:3], deltas, n, h, WIDTH=dv, BLOCK=64
-    )
+    deltas = _deltas(grad, out)
     grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
-    Q, G, K, V = _Operand(q), _Operand(grad), _Operand(k), _Operand(v)
-    ats = (Q.at, G.at, K.at, V.at)
-    sizes = (lse, deltas, n, m, h, h // g)
-    common = {"F": f, "DV": dv, "CAUSAL": causal, **_OPTIONS}
+    Q, G = _Operand(q, width), _Operand(grad, value)
+    K, V = _Operand(k, width), _Operand(v, value)
 
-    block, stages = SIZES[f, dv][1]
-    hopper_queries.queries[(triton.cdiv(n, 128) * b * h,)](
-        Q.rows(64), G.rows(64), K.rows(block), V.rows(block), ats, grad_q, grad_q.stride()[:3],
-        *sizes, _bundle(m * (f + dv) * 2, b * h, h // g), scale,
-        BLOCK=block, STAGES=stages, **common,
+    _, ours, (block, stages) = SIZES[width, value]
+    ours = sizes or ours
+    hopper_queries.queries[_grid(triton.cdiv(n, 128) * b * h, ours, q.device)](
+        Q.tiles(64), G.tiles(64), K.tiles(ours.block), V.tiles(ours.block), grad_q,
+        grad_q.stride()[:3], lse, deltas, *_sight(pairs, 128, ours.block), n, m, h, b * h, h // g,
+        _bundle(m * (f + dv) * 2, b * h, h // g), scale,
+        WIDTH=f, K_STAGES=ours.stages, V_STAGES=ours.v_stages, AHEAD=ours.ahead,
+        PERSISTENT=ours.persistent, **_options(pairs), **_registers(2),
     )  # fmt: skip
-    block, stages = SIZES[f, dv][2]
+    ats = (Q.at, G.at, K.at, V.at)
     hopper_keys.keys[(triton.cdiv(m, 64) * b * g,)](
         Q.rows(block), G.rows(block), K.rows(64), V.rows(64), ats, grad_k, grad_k.stride()[:3],
-        grad_v, grad_v.stride()[:3], *sizes, _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
-        BLOCK=block, STAGES=stages, **common,
+        grad_v, grad_v.stride()[:3], lse, deltas, n, m, h, h // g,
+        _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
+        BLOCK=block, STAGES=stages, F=f, DV=dv, CAUSAL=pairs.causal, **_registers(2),
     )  # fmt: skip
     return grad_q, grad_k, grad_v
