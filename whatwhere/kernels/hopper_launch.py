@@ -20,7 +20,15 @@ from whatwhere.kernels import delta, hopper, hopper_keys, hopper_queries
 from whatwhere.kernels.hopper_common import BIASES
 from whatwhere.kernels.pairs import Pairs, bounds
 
-__all__ = ["SIZES", "Sizes", "backward", "forward", "tile_widths"]
+__all__ = [
+    "SIZES",
+    "Sizes",
+    "backward",
+    "forward",
+    "grad_keys",
+    "grad_queries",
+    "tile_widths",
+]
 
 
 class Sizes(NamedTuple):
@@ -185,29 +193,37 @@ def _deltas(grad: Tensor, out: Tensor) -> Tensor:
     return deltas
 
 
-def backward(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
+def grad_queries(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, deltas: Tensor, scale: float,
     pairs: Pairs, sizes: Sizes | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of q, k, v, stored as these are; the same bits on every run. sizes: of dQ."""
-    _check(q, k, pairs)
+) -> Tensor:  # fmt: skip
+    """Gradient of q, stored as q is. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    deltas = _deltas(grad, out)
-    grad_q, grad_k, grad_v = torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    sizes = sizes or SIZES[width, value][1]
+    grad_q = torch.empty_like(q)
+    Q, G = _Operand(q, width).tiles(64), _Operand(grad, value).tiles(64)
+    K, V = _Operand(k, width).tiles(sizes.block), _Operand(v, value).tiles(sizes.block)
+    hopper_queries.queries[_grid(triton.cdiv(n, 128) * b * h, sizes, q.device)](
+        Q, G, K, V, grad_q, grad_q.stride()[:3], lse, deltas, *_sight(pairs, 128, sizes.block),
+        n, m, h, b * h, h // g, _bundle(m * (f + dv) * 2, b * h, h // g), scale,
+        WIDTH=f, K_STAGES=sizes.stages, V_STAGES=sizes.v_stages, AHEAD=sizes.ahead,
+        PERSISTENT=sizes.persistent, **_options(pairs), **_registers(2),
+    )  # fmt: skip
+    return grad_q
+
+
+def grad_keys(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, deltas: Tensor, scale: float,
+    pairs: Pairs,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Gradients of k and v, stored as these are."""
+    (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
+    width, value = tile_widths(f, dv)
+    block, stages = SIZES[width, value][2]
+    grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     Q, G = _Operand(q, width), _Operand(grad, value)
     K, V = _Operand(k, width), _Operand(v, value)
-
-    _, ours, (block, stages) = SIZES[width, value]
-    ours = sizes or ours
-    hopper_queries.queries[_grid(triton.cdiv(n, 128) * b * h, ours, q.device)](
-        Q.tiles(64), G.tiles(64), K.tiles(ours.block), V.tiles(ours.block), grad_q,
-        grad_q.stride()[:3], lse, deltas, *_sight(pairs, 128, ours.block), n, m, h, b * h, h // g,
-        _bundle(m * (f + dv) * 2, b * h, h // g), scale,
-        WIDTH=f, K_STAGES=ours.stages, V_STAGES=ours.v_stages, AHEAD=ours.ahead,
-        PERSISTENT=ours.persistent, **_options(pairs), **_registers(2),
-    )  # fmt: skip
     ats = (Q.at, G.at, K.at, V.at)
     hopper_keys.keys[(triton.cdiv(m, 64) * b * g,)](
         Q.rows(block), G.rows(block), K.rows(64), V.rows(64), ats, grad_k, grad_k.stride()[:3],
@@ -215,4 +231,16 @@ def backward(
         _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
         BLOCK=block, STAGES=stages, F=f, DV=dv, CAUSAL=pairs.causal, **_registers(2),
     )  # fmt: skip
-    return grad_q, grad_k, grad_v
+    return grad_k, grad_v
+
+
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, scale: float,
+    pairs: Pairs,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of q, k, v, stored as these are; the same bits on every run."""
+    _check(q, k, pairs)
+    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    deltas = _deltas(grad, out)
+    grad_q = grad_queries(grad, q, k, v, lse, deltas, scale, pairs)
+    return grad_q, *grad_keys(grad, q, k, v, lse, deltas, scale, pairs)
