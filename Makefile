@@ -67,4 +67,5 @@ clean:
 .venv/.test: .venv/.torch pyproject.toml
 	@echo "Setting up .venv (once): whatwhere with what the tests need, about two minutes …"
 	@$(PIP) -e '.[test]'
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) -e '.[test-kernels]'
 	@touch $@
