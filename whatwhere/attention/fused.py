@@ -1,10 +1,11 @@
-"""Our kernels on a GPU: queries and keys prepared in one launch, then torch's fastest attention.
+"""Our kernels on a GPU: queries and keys prepared in one launch, then the fastest attention.
 
 The preparation kernel reads raw vectors once and writes features once — softplus, δ, phases exact
 at any position, temperature, amplitude — where eager maps make a dozen passes over float32
-temporaries. Attention itself runs in cuDNN or FlashAttention at widths (f, d), whichever takes
-them (`probe`). Triton is imported here only, inside functions: without it, or without a GPU, the
-backend says so and the others compute.
+temporaries. Attention of whole sequences runs at widths (f, d) in cuDNN, FlashAttention or our own
+kernels, whichever is fastest and takes them (`probe`); positions, documents, padding, windows and
+ALiBi run in our own. Triton is imported here only, inside functions: without it, or without a GPU,
+the backend says so and the others compute.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from whatwhere.attention import fused_decode, probe
+from whatwhere.attention import fused_decode, fused_pairs, probe
 from whatwhere.attention.backend import Call
 from whatwhere.maps import Map, Plain
 from whatwhere.rule import ScoreRule
@@ -27,7 +28,7 @@ _DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class Fused:
-    """The preparation kernel and one call of cuDNN or FlashAttention."""
+    """The preparation kernel and one call of attention over its features."""
 
     name = "fused"
 
@@ -36,16 +37,10 @@ class Fused:
         reason = _why_not_here(call)
         if reason is None and fused_decode.why_not(rule, call) is None:
             return None
-        reason = reason or _why_not_rule(rule) or _why_not_where(call)
-        if reason is not None or call.device.type != "cuda" or call.hypothetical:
+        reason = reason or _why_not_rule(rule) or _why_not_call(rule, call)
+        if reason is not None or call.hypothetical:
             return reason
-        widths = _widths(rule, call)
-        if probe.chosen(widths) is None:
-            tried = "; ".join(f"{name}: {why}" for name, why in probe.reasons(widths).items())
-            return (
-                f"no kernel of torch takes widths {widths.features}/{widths.values} here ({tried})"
-            )
-        return None
+        return _why_not_widths(_widths(rule, call), call)
 
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype (under autocast in autocast's)."""
@@ -53,30 +48,61 @@ class Fused:
             return fused_decode.decode(rule, call)
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
-        kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else None
-        # Our own kernel copies blocks of rows: they should lie together.
+        kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else "tiled"
+        # The Hopper kernels copy blocks of rows: they should lie together.
         q, k = _features(rule, q, k, call, by_heads=kernel == "hopper")
         if rule.value is not None:
             v = _mapped(rule.value, v, where.k_pos)
-        out = probe.run(kernel, q, k, v, where.causal, call.scale)
+        if kernel in probe.OWN:
+            from whatwhere.kernels.attention import attention
+
+            out = attention(q, k, v, call.scale, fused_pairs.pairs_of(rule, where), kernel)
+        else:
+            out = probe.run(kernel, q, k, v, where.causal, call.scale)
         return out if rule.output is None else _mapped(rule.output, out, where.q_pos)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> Tensor:
+def _attention(
+    kernel: str, q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, placed: bool
+) -> Tensor:
+    """Our own attention of whole sequences, for `probe`."""
     from whatwhere.kernels.attention import attention
+    from whatwhere.kernels.pairs import FAR, Pairs
 
-    return attention(q, k, v, scale, causal)
+    places: tuple[Tensor | None, Tensor | None] = (None, None)
+    if placed:
+        i, j = (torch.arange(x.shape[2], device=x.device, dtype=torch.int32) for x in (q, k))
+        places = torch.stack((i, i * 0))[None], torch.stack((j, j * 0))[None]
+    return attention(q, k, v, scale, Pairs(causal, FAR, *places), kernel)
 
 
-def _why_not_attention(widths: probe.Widths) -> str | None:
+def _why_not_attention(kernel: str, widths: probe.Widths) -> str | None:
     if widths.causal and not widths.square:
         return "its causal form wants as many keys as queries"
     from whatwhere.kernels.attention import why_not
 
-    return why_not(widths.features, widths.values, widths.dtype, widths.device)
+    device = torch.device("cuda", widths.device)
+    return why_not(kernel, widths.features, widths.values, widths.dtype, device)
 
 
 probe.own(_attention, _why_not_attention)
+
+
+def _why_not_widths(widths: probe.Widths, call: Call) -> str | None:
+    """A sentence if no attention kernel takes these widths on the call's device."""
+    if call.device.type == "cuda":
+        if probe.chosen(widths) is not None:
+            return None
+        found = probe.reasons(widths)
+    else:
+        from whatwhere.kernels.attention import why_not
+
+        reason = why_not("tiled", widths.features, widths.values, widths.dtype, call.device)
+        if reason is None:
+            return None
+        found = {"tiled": reason}
+    tried = "; ".join(f"{name}: {why}" for name, why in found.items())
+    return f"no attention kernel takes widths {widths.features}/{widths.values} here ({tried})"
 
 
 def _why_not_here(call: Call) -> str | None:
@@ -101,25 +127,26 @@ def _why_not_rule(rule: ScoreRule) -> str | None:
         return rule.pairwise.reason
     if len(rule.cases) > 1:
         return f"the rule has {len(rule.cases)} terms for different regions of pairs"
-    if rule.biases:
-        return "it adds no bias to scores yet"
+    reason = fused_pairs.why_not(rule)
+    if reason is not None:
+        return reason
     maps = (rule.only.query, rule.only.key)
     if all(isinstance(each, Plain) for each in maps):
-        return "queries and keys enter as they are: there is nothing to prepare"
+        return None
     from whatwhere.kernels import twins
 
     reasons = (None if isinstance(each, Plain) else twins.why_not(each) for each in maps)
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def _why_not_where(call: Call) -> str | None:
+def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
     if call.dropout > 0:
         return f"it drops no attention weights, and dropout is {call.dropout}"
-    if not (call.where.plain_causal or call.where.everything):
-        return (
-            "it computes whole sequences, causal or not, and this call has positions of its own "
-            "with causality, a window, documents or padding"
-        )
+    if call.scale <= 0:
+        return f"its kernels take a positive scale, not {call.scale}"
+    maps = (rule.only.query, rule.only.key)
+    if fused_pairs.plain(rule, call.where) and all(isinstance(each, Plain) for each in maps):
+        return "queries and keys enter as they are: there is nothing to prepare"
     return None
 
 
@@ -127,7 +154,13 @@ def _widths(rule: ScoreRule, call: Call) -> probe.Widths:
     width = rule.only.key.width(call.k.shape[-1])
     offset = getattr(rule.only.query, "offset", None)
     learned = offset is not None and offset.requires_grad and torch.is_grad_enabled()
-    return probe.Widths.of(call, width, _dtype(call), call.needs_grad or learned)
+    return probe.Widths.of(
+        call,
+        width,
+        _dtype(call),
+        call.needs_grad or learned,
+        plain=fused_pairs.plain(rule, call.where),
+    )
 
 
 def _dtype(call: Call) -> torch.dtype:
@@ -147,7 +180,7 @@ def _features(
     temperature = rule.temperature(where.q_pos)
     plain = isinstance(term.query, Plain) or isinstance(term.key, Plain)
     learned = temperature is not None and temperature.requires_grad
-    if where.contiguous and not plain and not learned and features.shared(term.query, term.key):
+    if where.together and not plain and not learned and features.shared(term.query, term.key):
         return features.prepare(term.query, q, where.q_pos, k, temperature, by_heads)
     q = _mapped(term.query, q, where.q_pos)
     if temperature is not None:

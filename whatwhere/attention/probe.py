@@ -1,10 +1,10 @@
-"""Which of torch's attention kernels takes these widths here: tried once, remembered.
+"""Which attention kernel takes these widths here: tried once, remembered.
 
 No document says it: cuDNN 9.19 under torch 2.11 trains at widths 256/128 although its own message
 denies 128/64, a check in newer torch refuses 256/128, and FlashAttention-2 wants equal widths
 (kernels.md §3). So each kernel runs forward and backward on a few tokens and is compared with
-float64; the first that agrees is taken. Our own stands among them (`own`, set by the fused backend)
-where it was measured to be faster.
+float64; the first that agrees is taken. Our own stand among them (`own`, set by the fused backend)
+where they were measured to be faster, and alone where torch's would want a dense mask.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whatwhere.attention.backend import Call, repeat_heads
 
-__all__ = ["KERNELS", "Widths", "chosen", "order", "own", "reasons", "run"]
+__all__ = ["KERNELS", "OWN", "Widths", "chosen", "order", "own", "reasons", "run"]
 
 #: torch's, in order of preference; measured on Hopper in kernels.md §1.
 KERNELS = {
@@ -34,25 +34,32 @@ _ENABLED: dict[str, Callable[[], bool]] = {
     "flash": torch.backends.cuda.flash_sdp_enabled,
     "efficient": torch.backends.cuda.mem_efficient_sdp_enabled,
 }
-Own = Callable[[Tensor, Tensor, Tensor, float, bool], Tensor]
-_OWN = "hopper"
-_own: list[tuple[Own, Callable[["Widths"], str | None]]] = []
+Own = Callable[[str, Tensor, Tensor, Tensor, float, bool, bool], Tensor]
+#: The library's own, in order of preference: for Hopper, and for any GPU.
+OWN = ("hopper", "tiled")
+_own: list[tuple[Own, Callable[[str, "Widths"], str | None]]] = []
 
 
-def own(run: Own, why_not: Callable[["Widths"], str | None]) -> None:
-    """Make the library's own attention known: run(q, k, v, scale, causal), and its reasons."""
+def own(run: Own, why_not: Callable[[str, "Widths"], str | None]) -> None:
+    """Make the library's own attention known: run(name, q, k, v, scale, causal, placed), where
+    placed asks for the path that reads positions from memory, and why_not(name, widths)."""
     _own[:] = [(run, why_not)]
 
 
 def order(widths: "Widths") -> list[str]:
     """Kernels in order of preference at these widths, as measured on one H200.
 
-    PoPE at head dim 128 (256 features) is where cuDNN's backward is weak: there our own comes
-    first. Elsewhere it follows cuDNN, which refuses deterministic mode; ours is deterministic.
+    Whole sequences: PoPE at head dim 128 (256 features) is where cuDNN's backward is weak: there
+    our own comes first. Elsewhere it follows cuDNN, which refuses deterministic mode; ours is
+    deterministic. Calls that are not plain (positions, windows, documents, padding, biases) are
+    our own kernels' alone: torch's would want a dense mask.
     """
+    if not widths.plain:
+        return list(OWN) if _own else []
     names = list(KERNELS)
     if _own:
-        names.insert(0 if widths.features == 256 else 1, _OWN)
+        names.insert(0 if widths.features == 256 else 1, "hopper")
+        names.insert(names.index("efficient"), "tiled")
     return names
 
 
@@ -74,9 +81,12 @@ class Widths:
     round: bool
     single: bool
     gradient: bool
+    plain: bool = True
 
     @classmethod
-    def of(cls, call: Call, features: int, dtype: torch.dtype, gradient: bool) -> Widths:
+    def of(
+        cls, call: Call, features: int, dtype: torch.dtype, gradient: bool, plain: bool = True
+    ) -> Widths:
         """The widths of a call whose maps give `features` features."""
         queries, keys = call.where.queries, call.where.keys
         return cls(
@@ -86,10 +96,12 @@ class Widths:
             values=call.v.shape[-1],
             groups=call.q.shape[1] // call.k.shape[1],
             causal=call.where.causal,
-            square=_decided(queries == keys),
-            round=_decided(queries % 64 == 0 and keys % 64 == 0),
-            single=_decided(queries == 1 or keys == 1),
+            # Our own kernels take any lengths: under torch.compile no guard on them is wanted.
+            square=not plain or _decided(queries == keys),
+            round=plain and _decided(queries % 64 == 0 and keys % 64 == 0),
+            single=plain and _decided(queries == 1 or keys == 1),
             gradient=gradient,
+            plain=plain,
         )
 
 
@@ -107,10 +119,11 @@ def run(
     v: Float[Tensor, "b g nk dv"],
     causal: bool,
     scale: float,
+    placed: bool = False,
 ) -> Float[Tensor, "b h nq dv"]:
     """softmax(q k^T · scale) v by the named kernel; None lets torch choose (on a CPU)."""
-    if kernel == _OWN:
-        return _own[0][0](q, k, v, scale, causal)
+    if kernel in OWN:
+        return _own[0][0](kernel, q, k, v, scale, causal, placed)
     width, gap = v.shape[-1], q.shape[-1] - v.shape[-1]
     if kernel == "flash" and gap > 0:
         v = F.pad(v, (0, gap))
@@ -151,8 +164,8 @@ def reasons(widths: Widths) -> dict[str, str | None]:
 
 
 def _why_not(kernel: str, widths: Widths) -> str | None:
-    if kernel == _OWN:
-        return _own[0][1](widths)
+    if kernel in OWN:
+        return _own[0][1](kernel, widths)
     return None if _ENABLED[kernel]() else "switched off (torch.backends.cuda)"
 
 
@@ -173,15 +186,19 @@ def _try(kernel: str, widths: Widths) -> str | None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch lists every kernel's complaint as a warning
         try:
-            ours = _trial(widths, lambda q, k, v, causal: run(kernel, q, k, v, causal, 0.1), False)
-        except (RuntimeError, ValueError) as error:
-            return str(error).strip().split("\n")[0]
+            ours = _trial(widths, _runner(kernel, widths), False)
+        except Exception as error:  # noqa: BLE001 - a Triton that is newer may raise anything
+            return f"{type(error).__name__}: {str(error).strip().split(chr(10))[0]}"
     truth = _trial(widths, _definition, True)
     for name, got, wanted in zip(("output", "dq", "dk", "dv"), ours, truth, strict=False):
         error = float((got.double() - wanted).norm() / wanted.norm())
         if not error <= _TOLERANCE[widths.dtype]:
             return f"its {name} is off by {error:.1e} from float64 at these widths"
     return None
+
+
+def _runner(kernel: str, widths: Widths) -> Callable[[Tensor, Tensor, Tensor, bool], Tensor]:
+    return lambda q, k, v, causal: run(kernel, q, k, v, causal, 0.1, placed=not widths.plain)
 
 
 def _trial(

@@ -50,6 +50,7 @@ class Where:
     k_first: Any = None
     device: torch.device | str | None = None
     contiguous: bool = field(init=False)
+    together: bool = field(init=False)
     only_left_padded: bool = field(init=False)
     derived: dict[Any, Any] = field(init=False, default_factory=dict, repr=False)
 
@@ -63,6 +64,8 @@ class Where:
         if self.window is not None:
             whole_number("window", self.window)  # it counts the query itself
         self.contiguous = self.q_pos is None and self.k_pos is None and self.k_first is None
+        # One tensor given for both: queries and keys stand at the same positions.
+        self.together = self.q_pos is self.k_pos and self.k_first is None
         if self.contiguous and self.queries != self.keys:
             raise ValueError(
                 f"q_pos and k_pos are missing with {self.queries} queries and {self.keys} keys; "

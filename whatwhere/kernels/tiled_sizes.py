@@ -39,32 +39,40 @@ def _same(tile: Tile) -> Sizes:
     return Sizes(tile, tile, tile, tile)
 
 
-#: (kind of GPU, 2 or 4 bytes) -> (padded features, padded values) -> sizes; the first line that
-#: is wide enough is taken.
+#: (kind of GPU, bytes of a number) -> (padded features, padded values) -> sizes: forward, dq,
+#: dk and dv, all three gradients. The first line that is wide enough is taken.
 TABLE: dict[tuple[str, int], dict[tuple[int, int], Sizes]] = {
     ("hopper", 2): {
-        (64, 64): Sizes(
-            Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 128, 8, 2)
-        ),
-        (128, 64): Sizes(
-            Tile(128, 64, 4, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 128, 8, 2)
-        ),
-        (128, 128): Sizes(
-            Tile(128, 64, 8, 3), Tile(128, 64, 8, 2), Tile(64, 128, 8, 2), Tile(64, 64, 8, 2)
-        ),
+        (64, 64): Sizes(Tile(128, 64, 8, 3), Tile(128, 64, 8), Tile(64, 128, 8), Tile(64, 128, 8)),
+        (128, 64): Sizes(Tile(128, 64, 8, 3), Tile(128, 64, 8), Tile(64, 128, 8), Tile(64, 128, 8)),
+        (128, 128): Sizes(Tile(128, 64, 8, 3), Tile(128, 64, 8), Tile(32, 64, 8), Tile(32, 64, 8)),
         (256, 128): Sizes(
-            Tile(128, 64, 8, 2), Tile(128, 32, 8, 3), Tile(64, 64, 8, 2), Tile(64, 64, 8, 1)
+            Tile(128, 64, 8, 3), Tile(128, 32, 8), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)
         ),
         (256, 256): Sizes(
-            Tile(64, 32, 8, 2), Tile(64, 32, 8, 2), Tile(32, 64, 8, 2), Tile(32, 64, 8, 1)
+            Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1), Tile(16, 32, 8, 1)
         ),
-        (512, 256): Sizes(
-            Tile(64, 32, 8, 1), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)
+        (512, 256): _same(Tile(16, 16, 8, 1)),
+    },
+    ("ampere", 2): {
+        (64, 64): Sizes(Tile(64, 64, 4, 3), Tile(64, 64), Tile(32, 64), Tile(32, 64)),
+        (128, 64): Sizes(Tile(64, 64), Tile(64, 32), Tile(32, 64, 8), Tile(32, 64, 8)),
+        (128, 128): Sizes(Tile(64, 64), Tile(64, 32), Tile(32, 64, 8), Tile(32, 64, 8)),
+        (256, 128): Sizes(Tile(64, 32), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
+        (256, 256): Sizes(
+            Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(16, 32, 8, 1), Tile(16, 32, 8, 1)
         ),
+        (512, 256): _same(Tile(16, 16, 8, 1)),
     },
 }
-
-_INTERPRETED = _same(Tile(32, 16, 1, 1))
+# Float32 with all its digits has no tensor cores: its tiles are small on every GPU.
+for _kind in ("hopper", "ampere"):
+    TABLE[_kind, 4] = {
+        (128, 128): _same(Tile(32, 32, 8, 1)),
+        (512, 256): _same(Tile(16, 16, 8, 1)),
+    }
+#: Its time goes by operations, not by numbers: few and large tiles.
+_INTERPRETED = _same(Tile(64, 32, 1, 1))
 WIDEST = (512, 256)
 
 
@@ -74,10 +82,11 @@ def padded(width: int) -> int:
 
 
 def kind_of_gpu(major: int, minor: int) -> str:
-    """hopper: 227 KB of shared memory a block; ampere: 99 KB and more; others: 64 KB."""
-    if major == 9 or (major, minor) in ((10, 0), (10, 3)):
-        return "hopper"
-    return "ampere" if major >= 8 else "others"
+    """hopper: 227 KB of shared memory a block; ampere, and all that came after: 99 KB.
+
+    Triton compiles for compute capability 8.0 and later.
+    """
+    return "hopper" if (major, minor) == (9, 0) else "ampere"
 
 
 def of_device(device: torch.device) -> str:
