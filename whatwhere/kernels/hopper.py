@@ -175,7 +175,7 @@ def _write(o, m, l, row, batch, head, tasks, target, WIDTH: gl.constexpr):
     rows = row + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
     channels = gl.arange(0, o.shape[1], gl.SliceLayout(0, O_LAYOUT))
     base = batch.to(gl.int64) * strides[0] + head.to(gl.int64) * strides[1]
-    at = out + base + rows[:, None] * strides[2] + channels[None, :]
+    at = out + base + rows.to(gl.int64)[:, None] * strides[2] + channels[None, :]
     inside = (rows < queries)[:, None] & (channels < WIDTH)[None, :]
     gl.store(at, o.to(out.dtype.element_ty), mask=inside)
 

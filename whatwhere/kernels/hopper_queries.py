@@ -70,15 +70,22 @@ def _tile(step, rows, rings, done, where, scale, look, MODE: gl.constexpr, BIAS:
     zero = gl.zeros([_ROWS, BLOCK], gl.float32, accumulator(BLOCK))
     k = take(k_ring, done + step)
     s_token = warpgroup_mma(q, k.permute((1, 0)), zero, use_acc=False, is_async=True)
-    v = take(v_ring, done + step)
-    p_token = warpgroup_mma(g, v.permute((1, 0)), zero, use_acc=False, is_async=True)
-    s = warpgroup_mma_wait(1, deps=[s_token])
     column = block_of(step, where[0], where[1], where[2], where[3]) * BLOCK
-    p = _weights(s, scale, row_lse, column, look, MODE, BIAS, MASK)
-    # A wait that never waits: the assembler does not move the exponentials across it and behind
-    # the products that they are to hide.
-    take(v_ring, done + step)
-    dp, p = warpgroup_mma_wait(0, deps=[p_token, p])
+    if MODE[2] and (MASK or BIAS is not None):
+        # Places beside dP do not fit into the registers: one after the other.
+        s = warpgroup_mma_wait(0, deps=[s_token])
+        p = _weights(s, scale, row_lse, column, look, MODE, BIAS, MASK)
+        v = take(v_ring, done + step)
+        dp = warpgroup_mma(g, v.permute((1, 0)), zero, use_acc=False)
+    else:
+        v = take(v_ring, done + step)
+        p_token = warpgroup_mma(g, v.permute((1, 0)), zero, use_acc=False, is_async=True)
+        s = warpgroup_mma_wait(1, deps=[s_token])
+        p = _weights(s, scale, row_lse, column, look, MODE, BIAS, MASK)
+        # A wait that never waits: the assembler does not move the exponentials across it and behind
+        # the products that they are to hide.
+        take(v_ring, done + step)
+        dp, p = warpgroup_mma_wait(0, deps=[p_token, p])
     release(v_ring, done + step)
     return p * (dp - row_delta[:, None])
 
@@ -125,7 +132,7 @@ def _write(acc, row, batch, head, n_queries, target, WIDTH: gl.constexpr):
     rows = row + gl.arange(0, _ROWS, gl.SliceLayout(1, LAYOUT))
     channels = gl.arange(0, acc.shape[1], gl.SliceLayout(0, LAYOUT))
     base = batch.to(gl.int64) * strides[0] + head.to(gl.int64) * strides[1]
-    at = dq + base + rows[:, None] * strides[2] + channels[None, :]
+    at = dq + base + rows.to(gl.int64)[:, None] * strides[2] + channels[None, :]
     inside = (rows < n_queries)[:, None] & (channels < WIDTH)[None, :]
     gl.store(at, acc.to(dq.dtype.element_ty), mask=inside)
 
