@@ -2,35 +2,71 @@
 
 `whatwhere::prep` and `whatwhere::prep_backward` are custom operators: torch.compile keeps them
 whole, autograd knows them, and only raw vectors are saved for the backward pass (a rotation needs
-none of them).
+none of them). What autograd saves *of the features* is the next operator's business: our own
+attention has one that keeps none (`fused_op`).
 """
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, rows, tokens_first
+from whatwhere.kernels import prep_calls
+from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, tokens_first
 from whatwhere.maps import Map, Polar, Rotate
 
-__all__ = ["prepare", "prepared_again", "shared"]
+__all__ = ["alike", "described", "prepare", "seen", "shared"]
 
 
-def shared(query: Map, key: Map) -> bool:
-    """Whether one launch can serve both: the same angles, read the same way."""
+def alike(query: Map, key: Map) -> bool:
+    """Whether both are the same map at whatever positions: of the same angles, read the same way.
+
+    xPos's decay of keys has to be the reciprocal of the queries'.
+    """
     if type(query) is not type(key) or _recipe(query) != _recipe(key):
         return False
-    if query.reindex != key.reindex or _direction(query) != _direction(key):  # type: ignore[attr-defined]
+    if _direction(query) != _direction(key) or getattr(key, "offset", None) is not None:
         return False
     a, b = query.angles, key.angles  # type: ignore[attr-defined]
     same = a.turns is b.turns and a.start_turns is b.start_turns
-    # The kernel gives keys the reciprocal of the queries' decay.
     here, there = getattr(query, "decay", None), getattr(key, "decay", None)
     matched = there == (None if here is None else replace(here, side=-here.side))
     return same and matched and (a.amplitude, a.start) == (b.amplitude, b.start)
+
+
+def shared(query: Map, key: Map) -> bool:
+    """Whether one launch can serve both at the same positions."""
+    return alike(query, key) and query.reindex == key.reindex  # type: ignore[attr-defined]
+
+
+def seen(mapping: Map, positions: Tensor) -> Tensor:
+    """The positions as the map reads them."""
+    reindex = mapping.reindex  # type: ignore[attr-defined]
+    return positions if reindex is None else reindex(positions)
+
+
+def described(mapping: Map, positions: Tensor, temperature: Tensor | None) -> tuple[Any, ...]:
+    """A map at positions as tensors and numbers, in the order of the operators' arguments:
+
+    positions (1 or b, n) int64, turns, early_turns, offset, temperature, recipe, amplitude, start,
+    direction, decay.
+    """
+    angles = mapping.angles  # type: ignore[attr-defined]
+    offset = mapping.offset if isinstance(mapping, Polar) else None
+    return (
+        seen(mapping, positions),
+        angles.turns,
+        angles.start_turns if angles.start > 0 else None,
+        None if offset is None else offset.float().contiguous(),
+        None if temperature is None else temperature.float(),
+        _recipe(mapping),
+        angles.amplitude,
+        angles.start,
+        _direction(mapping),
+        _decay(mapping),
+    )
 
 
 def prepare(
@@ -48,59 +84,7 @@ def prepare(
     head after head (`by_heads`: whole blocks of rows for the copy engine).
     Dtypes: float32, bfloat16 or float16 in and out; products in float32, rounded once.
     """
-    angles = mapping.angles  # type: ignore[attr-defined]
-    if mapping.reindex is not None:  # type: ignore[attr-defined]
-        positions = mapping.reindex(positions)  # type: ignore[attr-defined]
-    offset = mapping.offset if isinstance(mapping, Polar) else None
-    early = angles.start_turns if angles.start > 0 else None
-    return _prep(
-        q,
-        k,
-        positions,
-        angles.turns,
-        early,
-        None if offset is None else offset.float().contiguous(),
-        None if temperature is None else temperature.float(),
-        _recipe(mapping),
-        angles.amplitude,
-        angles.start,
-        _direction(mapping),
-        _decay(mapping),
-        by_heads,
-    )
-
-
-@contextlib.contextmanager
-def prepared_again(
-    mapping: Map,
-    q: Tensor,
-    positions: Tensor,
-    k: Tensor,
-    made: tuple[Tensor, Tensor],
-    temperature: Tensor | None = None,
-) -> Iterator[None]:
-    """Inside, what autograd would keep of the features `made` is prepared again when needed.
-
-    Attention then keeps raw q and k only, as much as with RoPE, for one more reading of them in
-    the backward pass. Arguments as for `prepare`.
-    """
-    known = {x.data_ptr(): (index, x.shape) for index, x in enumerate(made)}
-    again: dict[int, Tensor] = {}
-
-    def pack(x: Tensor) -> Tensor | int:
-        index, shape = known.get(x.data_ptr(), (0, None))
-        return index if x.shape == shape else x
-
-    def unpack(kept: Tensor | int) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        if kept not in again:
-            with torch.no_grad():
-                again.update(enumerate(prepare(mapping, q, positions, k, temperature)))
-        return again.pop(kept)
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
-        yield
+    return _prep(q, k, *described(mapping, positions, temperature), by_heads)
 
 
 def _recipe(mapping: Map) -> str:
@@ -132,29 +116,12 @@ def _prep(
     decay: Sequence[float],
     by_heads: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    q_out, k_out = _prep_shapes(
-        q, k, positions, turns, early_turns, offset, temperature, recipe, amplitude, start,
-        direction, decay, by_heads,
+    inputs = Inputs(
+        positions, turns, early_turns, offset, temperature, start, direction, amplitude,
+        tuple(decay),
     )  # fmt: skip
-    launch(
-        "forward",
-        (q, k, q_out, None if k is None else k_out),
-        (),
-        Inputs(
-            positions,
-            turns,
-            early_turns,
-            offset,
-            temperature,
-            start,
-            direction,
-            amplitude,
-            tuple(decay),
-        ),
-        recipe,
-        q.shape[-1],
-    )
-    return q_out, k_out
+    q_out, k_out = prep_calls.forward(q, k, inputs, recipe, by_heads)
+    return q_out, q.new_empty(0) if k_out is None else k_out
 
 
 @_prep.register_fake
@@ -189,33 +156,18 @@ def _prep_backward(
     by_tokens: bool,
     wants_offset: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    q_out, k_out, offset_grad = _prep_backward_shapes(
-        q_grad, k_grad, q, k, positions, turns, early_turns, offset, temperature, recipe,
-        amplitude, start, direction, decay, by_tokens, wants_offset,
+    inputs = Inputs(
+        positions, turns, early_turns, offset, temperature, start, direction, amplitude,
+        tuple(decay),
     )  # fmt: skip
-    partial = None
-    if wants_offset:
-        blocks = q_grad.shape[0] * -(-q_grad.shape[2] // rows("backward", recipe, turns.shape[0]))
-        partial = q_grad.new_empty((blocks, *offset_grad.shape), dtype=torch.float32)
-    launch(
-        "backward",
-        (q, k, q_grad, k_grad, q_out, None if k_grad is None else k_out),
-        (partial,),
-        Inputs(
-            positions,
-            turns,
-            early_turns,
-            offset,
-            temperature,
-            start,
-            direction,
-            amplitude,
-            tuple(decay),
-        ),
-        recipe,
-        q_out.shape[-1],
+    dq, dk, d_offset = prep_calls.backward(
+        (q_grad, k_grad), (q, k), inputs, recipe, by_tokens, wants_offset
     )
-    return q_out, k_out, offset_grad if partial is None else partial.sum(dim=0)
+    return (
+        dq,
+        q_grad.new_empty(0) if dk is None else dk,
+        q_grad.new_empty(0, dtype=torch.float32) if d_offset is None else d_offset,
+    )
 
 
 @_prep_backward.register_fake
@@ -235,7 +187,7 @@ def _prep_backward_shapes(  # type: ignore[no-untyped-def]
 def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     q, k, positions, turns, early_turns, offset, temperature, *rest = inputs
     # A rotation's gradient needs no raw vectors: RoPE keeps as little as it does elsewhere.
-    raw = not RECIPES[rest[0]].paired or (offset is not None and ctx.needs_input_grad[5])
+    raw = prep_calls.needs_raw(rest[0], offset is not None and ctx.needs_input_grad[5])
     kept = (q, k) if raw else (None, None)
     ctx.save_for_backward(*kept, positions, turns, early_turns, offset, temperature)
     ctx.rest, ctx.has_key, ctx.inputs = (*rest[:5], tokens_first(q)), k is not None, len(inputs)
