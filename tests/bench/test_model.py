@@ -1,6 +1,7 @@
 """The whole-model benchmark on a CPU, tiny: the same path as on a GPU, without its times."""
 
 import pytest
+from fresh import run_python
 
 from whatwhere.bench import model
 from whatwhere.bench.model import ModelCase
@@ -41,3 +42,28 @@ def test_the_case_is_a_gpt_of_124_million() -> None:
     assert config.channels == 64
     total = case.vocab_size * case.width + case.layers * per_layer + case.width
     assert round(total / 1e6) == 124
+
+
+@pytest.mark.parametrize("kind", ["blocks", "model"])
+def test_compiled_it_trains_too(kind: str) -> None:
+    """In a fresh process, as dynamo can not trace the checks; without inductor, which is slow."""
+    script = f"""
+import torch
+from dataclasses import replace
+from unittest import mock
+from whatwhere.bench import model
+torch.set_num_threads(1)
+compiled = torch.compile
+quick = lambda *args, **options: compiled(*args, backend="eager", **options)
+case = model.ModelCase(layers=3, width=32, heads=2, vocab_size=64, length=16, batch=2,
+                       compile={kind!r}, rounds=1, steps=1)
+with mock.patch.object(torch, "compile", quick):
+    for row in model.rows(case, "cpu"):
+        print(row["study"], row["encoding"], row.get("losses"))
+graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+print("graphs", graphs)
+"""
+    *rows, graphs = run_python(script).splitlines()
+    assert len(rows) == 4
+    # A block and the loss for RoPE, a block for PoPE (the loss is the same); or one of each model.
+    assert int(graphs.split()[1]) <= 4
