@@ -3,9 +3,10 @@
     PYTHONPATH=. python -m benchmarks.decode --out benchmarks/rows/decode.jsonl --budget 110
 
 RoPE reads keys that were turned when they were stored, through whichever of torch's kernels is
-fastest; PoPE either does the same with keys twice as wide, or runs on raw keys in our kernel, as
-RoPE can too. Each implementation must agree with the float64 definition on every sequence's last
-query before it is timed: a CUDA graph that goes through several caches, so that none is in L2.
+fastest; PoPE either does the same with keys twice as wide, or runs in our kernel on un-rotated
+keys, as RoPE can too: their content, as `KVCache` holds it, or raw ones. Each implementation must
+agree with the float64 definition on every sequence's last query before it is timed: a CUDA graph
+that goes through several caches, so that none is in L2.
 `tb_per_s` counts the bytes of raw keys and values, the least that any of them must read.
 """
 
@@ -21,7 +22,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -29,9 +29,10 @@ import triton
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.decode_inputs import CASES, DEVICE, DTYPE, ROTATING, Inputs
+from benchmarks.decode_inputs import CASES, DEVICE, ROTATING, Inputs
 from whatwhere.kernels import decode_launch
 from whatwhere.kernels.decode_launch import Keys
+from whatwhere.kernels.decode_sizes import VARIANTS
 
 LIMIT = 2e-2  # relative error, three times what bfloat16 gives
 SDPA = {
@@ -56,15 +57,22 @@ def sdpa(inputs: Inputs, encoding: str, kernel: str) -> Step:
     return step
 
 
-def ours(inputs: Inputs, encoding: str, positions: bool) -> Step:
-    """Our kernel on raw keys, with positions told or implied."""
-    keys = Keys(inputs.positions if positions else None)
+def ours(
+    inputs: Inputs, encoding: str, told: str, content: bool = True, variant: str | None = None
+) -> Step:
+    """Our kernel; positions are implied (0, 1, …), told by their first one, or one by one."""
+    keys = Keys(
+        positions=inputs.positions if told == "each" else None,
+        first=inputs.positions[0, :1] if told == "first" else None,
+        content=content,
+    )
     query = inputs.rules[encoding].only.query
+    caches = inputs.contents(encoding) if content else inputs.keys
 
     def step(index: int) -> Tensor:
         return decode_launch.attend(
-            inputs.q, inputs.keys[index], inputs.values[index], inputs.at, query, keys,
-            scale=inputs.scale,
+            inputs.q, caches[index], inputs.values[index], inputs.at, query, keys,
+            scale=inputs.scale, variant=variant,
         )  # fmt: skip
 
     return step
@@ -73,10 +81,11 @@ def ours(inputs: Inputs, encoding: str, positions: bool) -> Step:
 IMPLEMENTATIONS: dict[str, tuple[str, Callable[[Inputs], Step]]] = {
     "cudnn": ("rope", lambda x: sdpa(x, "rope", "cudnn")),
     "flash": ("rope", lambda x: sdpa(x, "rope", "flash")),
-    "ours pope": ("pope", lambda x: ours(x, "pope", False)),
-    "ours pope, positions": ("pope", lambda x: ours(x, "pope", True)),
-    "ours rope": ("rope", lambda x: ours(x, "rope", False)),
-    "ours rope, positions": ("rope", lambda x: ours(x, "rope", True)),
+    "ours pope": ("pope", lambda x: ours(x, "pope", "first")),
+    "ours pope, positions": ("pope", lambda x: ours(x, "pope", "each")),
+    "ours pope, raw keys": ("pope", lambda x: ours(x, "pope", "first", content=False)),
+    "ours rope": ("rope", lambda x: ours(x, "rope", "first")),
+    "ours rope, positions": ("rope", lambda x: ours(x, "rope", "each")),
     "2d cache, cudnn": ("pope", lambda x: sdpa(x, "pope", "cudnn")),
 }
 
@@ -123,12 +132,12 @@ def copy_tb_per_s() -> float:
     return 2 * source.numel() * 4 / ms / 1e9
 
 
-def measured(name: str, inputs: Inputs) -> dict[str, Any]:
+def measured(name: str, inputs: Inputs, variant: str | None = None) -> dict[str, Any]:
     encoding, make = IMPLEMENTATIONS[name]
     row: dict[str, Any] = {"implementation": name, "encoding": encoding, **asdict(inputs.case)}
     row |= {"batch": inputs.case.batch, "bytes": inputs.case.bytes}
     try:
-        step = make(inputs)
+        step = make(inputs) if variant is None else ours(inputs, "pope", "first", variant=variant)
         row["relative_error"] = error(inputs, encoding, step)
         if not row["relative_error"] < LIMIT:
             return row | {"error": "wrong against float64: not timed"}
@@ -139,20 +148,9 @@ def measured(name: str, inputs: Inputs) -> dict[str, Any]:
 
 
 def tuned(inputs: Inputs) -> Iterator[dict[str, Any]]:
-    """Our PoPE at other sizes: block of keys, warps, stages, programs on a multiprocessor."""
-    block = decode_launch.sizes(inputs.case.head_dim, inputs.case.head_dim, 16, DTYPE).block
-    for sizes, programs in (
-        ((block, 4, 3), 2), ((block, 4, 3), 4), ((block, 4, 3), 8), ((block, 4, 2), 2),
-        ((block, 8, 3), 2), ((block // 2, 4, 3), 2), ((block // 2, 4, 4), 2),
-        ((block // 2, 2, 3), 4), ((2 * block, 8, 2), 1), ((2 * block, 8, 3), 1),
-    ):  # fmt: skip
-        with (
-            mock.patch.object(decode_launch, "sizes", lambda *_, s=sizes: decode_launch.Sizes(*s)),
-            mock.patch.object(decode_launch, "_PROGRAMS_PER_SM", programs),
-        ):
-            row = measured("ours pope", inputs)
-        name = f"block {sizes[0]} w{sizes[1]} s{sizes[2]} p{programs}"
-        yield row | {"implementation": name}
+    """Our PoPE by every kernel and size there is a name for."""
+    for variant in VARIANTS:
+        yield measured("ours pope", inputs, variant) | {"implementation": variant}
 
 
 def main() -> None:

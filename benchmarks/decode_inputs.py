@@ -82,6 +82,7 @@ class Inputs:
         self.values = [draw(case.kv_heads, n) for _ in range(ROTATING)]
         self.scale = 1 / math.sqrt(d)
         self._turned: dict[str, tuple[Tensor, list[Tensor]]] = {}
+        self._contents: dict[str, list[Tensor]] = {}
 
     def turned(self, encoding: str) -> tuple[Tensor, list[Tensor]]:
         """Features of the query and of every cache, row by row: a whole one needs float32 room."""
@@ -97,6 +98,13 @@ class Inputs:
             caches.append(out)
         self._turned[encoding] = term.query(self.q, self.at), caches
         return self._turned[encoding]
+
+    def contents(self, encoding: str) -> list[Tensor]:
+        """What `KVCache` holds under the encoding: keys, or their magnitudes."""
+        content = self.rules[encoding].content
+        if encoding not in self._contents:
+            self._contents[encoding] = [content(keys) for keys in self.keys]
+        return self._contents[encoding]
 
     def truth(self, encoding: str, row: int) -> Tensor:
         """One sequence of the first cache by the definition, KV head by KV head in float64."""

@@ -33,7 +33,7 @@ from whatwhere.content import Content
 from whatwhere.maps import PLAIN, Map
 from whatwhere.regions import EVERYWHERE, Region
 
-__all__ = ["Bias", "Pairwise", "ScoreRule", "Temperature", "Term"]
+__all__ = ["Bias", "LinearBias", "Pairwise", "ScoreRule", "Temperature", "Term"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,16 @@ class Bias(Protocol):
         self, heads: Int[Tensor, "..."], i: Int[Tensor, "..."], j: Int[Tensor, "..."]
     ) -> Float[Tensor, "..."]:
         """The bias of the pairs; the arguments broadcast against each other."""
+        ...
+
+
+@runtime_checkable
+class LinearBias(Bias, Protocol):
+    """b(h, i, j) = -slopes[h] · |i - j|, for kernels: whoever has `slopes` computes just this."""
+
+    @property
+    def slopes(self) -> Float[Tensor, " h"]:
+        """The slope of every query head, in units of score per token."""
         ...
 
 

@@ -139,6 +139,48 @@ def test_groups_and_widths(heads: int, groups: int, d: int, dv: int) -> None:
     assert error(fused_decode.decode(ruled(query), given), truth(ruled(query), given)) < 3e-6
 
 
+def test_content_is_read_as_raw_keys_are() -> None:
+    """Magnitudes made once, when a key was stored: every kind, and partial ones."""
+    for name in ("polar", "polar, partial", "polar, relu", "polar, identity"):
+        given, rule = call(heads=4, groups=2, n=37, d=16, dv=24), ruled(MAPS[name])
+        stored = replace(given, k=rule.content(given.k))
+        assert fused_decode.why_not(rule.of_content(), stored) is None
+        got = fused_decode.decode(rule.of_content(), stored)
+        assert error(got, truth(rule, given)) < LIMITS[torch.float32], name
+
+
+@pytest.mark.parametrize("window", [None, 20])
+@pytest.mark.parametrize("first", [0, 7, -3, "rows"])
+def test_keys_that_follow_one_another(first: Any, window: int | None) -> None:
+    """Told where they begin; left padding, here NaN's neighbour, is neither seen nor counted."""
+    begin = torch.tensor([-70, 0]) if first == "rows" else first
+    at = 149 + (begin[:, None] if isinstance(begin, Tensor) else torch.tensor([[begin]]))
+    draws = call(4, 2, 150, 16, 16)
+    given = replace(draws, where=Where(1, 150, at, k_first=begin, window=window))
+    rule = ruled(MAPS["polar"])
+    got = fused_decode.decode(rule, given)
+    assert error(got, truth(rule, given)) < LIMITS[torch.float32]
+    if first == "rows":
+        hidden = given.k.clone()
+        hidden[0, :, :64] = float("nan")  # whole blocks of padding are not read at all
+        assert torch.equal(got, fused_decode.decode(rule, replace(given, k=hidden)))
+        masked = torch.ones(BATCH, 150, dtype=torch.bool)
+        masked[:, 140] = False
+        both = replace(given, where=Where(1, 150, at, k_first=begin, k_valid=masked))
+        assert error(fused_decode.decode(rule, both), truth(rule, both)) < 2e-6
+
+
+@pytest.mark.parametrize("queries", [1, 3])
+def test_alibi(queries: int) -> None:
+    given = call(4, 2, 150, 16, 16, queries)
+    for text in ("alibi", "alibi+logn(train_length=20)"):
+        rule = ww.make(text, heads=4, head_dim=16).rule(150)
+        assert fused_decode.why_not(rule, given) is None
+        assert error(fused_decode.decode(rule, given), truth(rule, given)) < 2e-6
+        explicit = replace(given, where=Where(queries, 150, given.where.q_pos, k_first=0))
+        assert error(fused_decode.decode(rule, explicit), truth(rule, given)) < 2e-6
+
+
 @pytest.mark.parametrize("name", ["polar", "interleaved"])
 def test_a_few_query_positions(name: str) -> None:
     given = call(4, 2, 140, 16, 16, queries=3)

@@ -16,7 +16,7 @@ from whatwhere.attention import Call, Where, fused_decode
 from whatwhere.attention.reference import Reference
 from whatwhere.cache import KVCache
 from whatwhere.kernels import decode as kernels
-from whatwhere.kernels import decode_launch
+from whatwhere.kernels import decode_launch, decode_sizes
 from whatwhere.kernels.decode_launch import Keys
 from whatwhere.kernels.interpreter import interpreted
 from whatwhere.maps import Polar, Rotate
@@ -40,15 +40,17 @@ def compiled(
 ) -> Compiled:
     """The kernel as a layer calls it, δ on the query for PoPE."""
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    size = decode_launch.sizes(d, d, rows, kind)
+    size = decode_sizes.sizes(d, d, rows, kind)
     tensor, polar = (f"*{dtype}", "i64", "i64", "i64"), recipe == "softplus"
     arguments: dict[str, Any] = dict.fromkeys(NUMBERS, "i32") | {
         "q": tensor, "k": tensor, "v": tensor, "out": "*fp32", "lse": "*fp32",
-        "query_positions": "*i64", "positions": "*i64" if positions else None, "valid": None,
+        "query_positions": "*i64", "positions": "*i64" if positions else None, "firsts": None,
+        "valid": None,
         "lengths": None, "table": None, "turns": "*i64", "offset": "*fp32" if polar else None,
         "temperature": None, "slopes": None, "scale": "fp32", "amplitude": "fp32",
     }  # fmt: skip
     constants = {
+        "QUERY_SIZE": kernels.softplus if polar else kernels.identity,
         "SIZE": kernels.softplus if polar else kernels.identity, "PAIRED": not polar,
         "INTERLEAVED": recipe == "interleaved", "F": d if polar else d // 2, "D": d, "DV": d,
         "ROWS": rows, "BLOCK_N": size.block, "BLOCK_D": d, "BLOCK_V": d, "STAGES": size.stages,
@@ -101,7 +103,7 @@ def test_nothing_spills_among_the_keys(
     assert built.shared_bytes <= 227 * 1024 // 2, "two programs on a multiprocessor"
     assert "atom" not in built.ptx, "sums have a fixed order"
     if limit is not None:
-        rows = decode_launch.sizes(d, d, 16, torch.bfloat16).block
+        rows = decode_sizes.sizes(d, d, 16, torch.bfloat16).block
         # An H200 reads 4.3 TB/s: 30 instructions an element of K are all it has time for.
         assert len(loop) / (rows * d / 128) < limit
         # Cosines of a block's origin only; those of its keys are made before the loop.
@@ -112,10 +114,10 @@ def test_nothing_spills_among_the_keys(
 
 
 def test_splits_fill_the_chip_once() -> None:
-    assert decode_launch.splits(programs=32, blocks=512, slots=264) == 8
-    assert decode_launch.splits(programs=8, blocks=2048, slots=264) == 33
-    assert decode_launch.splits(programs=8, blocks=3, slots=264) == 3
-    assert decode_launch.splits(programs=1000, blocks=64, slots=264) == 1
+    assert decode_sizes.splits(programs=32, blocks=512, slots=264) == 8
+    assert decode_sizes.splits(programs=8, blocks=2048, slots=264) == 33
+    assert decode_sizes.splits(programs=8, blocks=3, slots=264) == 3
+    assert decode_sizes.splits(programs=1000, blocks=64, slots=264) == 1
 
 
 def rule(recipe: str, d: int, heads: int, device: str = "cuda") -> ScoreRule:

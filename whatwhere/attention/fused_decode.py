@@ -56,8 +56,7 @@ def _why_not_maps(query: Any, key: Any) -> str | None:
     if query.angles.start > 0:
         return "the decode kernel has no start rule (LongRoPE's n-hat)"
     unlike = type(query) is not type(key) or any(
-        getattr(query, name, None) != getattr(key, name, None)
-        for name in ("layout", "direction")
+        getattr(query, name, None) != getattr(key, name, None) for name in ("layout", "direction")
     )
     # Keys as the cache holds them: raw, or their content, which has its magnitude already.
     magnitudes = (getattr(query, "magnitude", None), "identity" if _content(query, key) else None)

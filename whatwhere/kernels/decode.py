@@ -151,8 +151,8 @@ def _frequency(channel, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.c
 
 @triton.jit
 def _query(q, head, row, batch, step, turn, offset, factor, amplitude, index, partner, sign,
-           turning, SIZE: tl.constexpr, PAIRED: tl.constexpr, F: tl.constexpr, D: tl.constexpr,
-           BLOCK_D: tl.constexpr):  # fmt: skip
+           turning, QUERY_SIZE: tl.constexpr, PAIRED: tl.constexpr, F: tl.constexpr,
+           D: tl.constexpr, BLOCK_D: tl.constexpr):  # fmt: skip
     """A and B, (rows, channels) float32, of rows that stand `step` positions from the origin."""
     pointer, by_batch, by_head, by_row = q
     at = pointer + batch.to(tl.int64) * by_batch + head.to(tl.int64) * by_head + row * by_row
@@ -172,7 +172,7 @@ def _query(q, head, row, batch, step, turn, offset, factor, amplitude, index, pa
         y = y * sign[None, :]
         a, b = x * cosine + y * sine, x * sine - y * cosine
     else:
-        size = SIZE(x, tl.float32)
+        size = QUERY_SIZE(x, tl.float32)
         a, b = size * cosine, size * sine
     loud = factor * amplitude * amplitude
     return tl.where(turning, a * loud, x * factor), tl.where(turning, b * loud, 0.0)
@@ -189,7 +189,8 @@ def _table(step, turn, KIND: tl.constexpr):
 
 
 @triton.jit
-def _span(i, n, batch, lengths, positions, window, ahead, split, splits, BLOCK_N: tl.constexpr):
+def _span(i, least, n, batch, lengths, positions, window, ahead, split, splits,
+          BLOCK_N: tl.constexpr):  # fmt: skip
     """The range of key indices of this program: an equal share of the blocks that may be seen."""
     first, last = 0, n
     if lengths is not None:
@@ -198,7 +199,7 @@ def _span(i, n, batch, lengths, positions, window, ahead, split, splits, BLOCK_N
         # An index is a position: what lies behind the window or after the query is not read.
         seen = tl.minimum(tl.max(i, 0) + ahead, last.to(tl.int64))
         last = tl.maximum(seen, 0).to(tl.int32)
-        passed = tl.minimum(tl.maximum(tl.min(i, 0) - window + 1, 0), last.to(tl.int64))
+        passed = tl.minimum(tl.maximum(tl.min(i, 0) - window + 1, least), last.to(tl.int64))
         first = passed.to(tl.int32) // BLOCK_N
     share = tl.cdiv(tl.cdiv(last, BLOCK_N) - first, splits)
     low = (first + split * share) * BLOCK_N
@@ -208,10 +209,10 @@ def _span(i, n, batch, lengths, positions, window, ahead, split, splits, BLOCK_N
 @triton.jit(do_not_specialize=["n", "group", "queries", "kv_heads", "splits", "query_step",
                                "position_step", "valid_step", "table_step", "temperature_step",
                                "page", "window", "ahead", "direction"])  # fmt: skip
-def partial(q, k, v, out, lse, query_positions, positions, valid, lengths, table, turns, offset,
-            temperature, slopes, n, group, queries, kv_heads, splits, query_step, position_step,
-            valid_step, table_step, temperature_step, page, window, ahead, direction, scale,
-            amplitude, SIZE: tl.constexpr, PAIRED: tl.constexpr,
+def partial(q, k, v, out, lse, query_positions, positions, firsts, valid, lengths, table, turns,
+            offset, temperature, slopes, n, group, queries, kv_heads, splits, query_step,
+            position_step, valid_step, table_step, temperature_step, page, window, ahead, direction, scale,
+            amplitude, QUERY_SIZE: tl.constexpr, SIZE: tl.constexpr, PAIRED: tl.constexpr,
             INTERLEAVED: tl.constexpr, F: tl.constexpr, D: tl.constexpr, DV: tl.constexpr,
             ROWS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
             BLOCK_V: tl.constexpr, STAGES: tl.constexpr, PRECISION: tl.constexpr,
@@ -220,7 +221,8 @@ def partial(q, k, v, out, lse, query_positions, positions, valid, lengths, table
 
     q, k, v are (pointer, stride of batch or page, of head, of token); out (b, h, nq, splits, dv)
     and lse (b, h, nq, splits) float32; positions (1 or b, n) int64, None for 0, 1, …; valid
-    (1 or b, n) bool; lengths (b,) int32; table (b, pages) int32; turns (F,) int64; offset (h, F).
+    (1 or b, n) bool; lengths (b,) int32; table (b, pages) int32; turns (F,) int64; offset (h, F);
+    firsts (b,) int64, where positions are first, first + 1, … and keys before 0 are padding.
     """
     program = tl.program_id(0)
     split, rest = program % splits, program // splits
@@ -230,7 +232,12 @@ def partial(q, k, v, out, lse, query_positions, positions, valid, lengths, table
     row = tl.minimum(column // group, queries - 1)
     head = kv_head * group + column % group
     i = tl.load(query_positions + batch.to(tl.int64) * query_step + row)
-    low, high = _span(i, n, batch, lengths, positions, window, ahead, split, splits, BLOCK_N)
+    least = tl.cast(0, tl.int64)
+    if firsts is not None:
+        # From here on positions are indices: scores know differences only.
+        begin = tl.load(firsts + batch)
+        i, least = i - begin, tl.maximum(-begin, 0)
+    low, high = _span(i, least, n, batch, lengths, positions, window, ahead, split, splits, BLOCK_N)
 
     CHANNELS: tl.constexpr = 2 * F if PAIRED else F
     channel = tl.arange(0, BLOCK_D)
@@ -246,7 +253,7 @@ def partial(q, k, v, out, lse, query_positions, positions, valid, lengths, table
     if temperature is not None:
         factor *= tl.load(temperature + batch.to(tl.int64) * temperature_step + row)
     a, b = _query(q, head, row, batch, i - base, turn, offset, factor, amplitude, index, partner,
-                  sign, turning, SIZE, PAIRED, F, D, BLOCK_D)  # fmt: skip
+                  sign, turning, QUERY_SIZE, PAIRED, F, D, BLOCK_D)  # fmt: skip
     a, b = a.to(KIND), b.to(KIND)
     if slopes is not None:
         slope = tl.load(slopes + head).to(tl.float32) * _LOG2_E
@@ -313,6 +320,8 @@ def partial(q, k, v, out, lse, query_positions, positions, valid, lengths, table
 
         gap = (i - origin).to(tl.int32)[:, None] - step[None, :]
         seen = (gap < window) & (-gap < ahead) & inside[None, :]
+        if firsts is not None:
+            seen = seen & (start + key >= least)[None, :]
         if valid is not None:
             real = tl.load(valid + batch.to(tl.int64) * valid_step + start + near)
             seen = seen & (real != 0)[None, :]
