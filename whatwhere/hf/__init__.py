@@ -18,5 +18,14 @@ except ImportError as error:
 from whatwhere.hf.architectures import COVERED, Architecture
 from whatwhere.hf.handle import Handle, undo, use
 from whatwhere.hf.read import from_rope_parameters
+from whatwhere.hf.write import to_rope_parameters
 
-__all__ = ["COVERED", "Architecture", "Handle", "from_rope_parameters", "undo", "use"]
+__all__ = [
+    "COVERED",
+    "Architecture",
+    "Handle",
+    "from_rope_parameters",
+    "to_rope_parameters",
+    "undo",
+    "use",
+]

@@ -22,7 +22,8 @@ class Architecture:
     decoder: class that owns `rotary_emb` and `layers`. layout: how the checkpoint pairs channels.
     attention: name of the attention module in a layer. rotates_if: attribute of that module that
     is true where the layer rotates ("": every layer does). passes_arguments: whether unknown
-    keyword arguments of the decoder reach the attention function.
+    keyword arguments of the decoder reach the attention function. rope_types: those that its
+    config takes ((): all).
     """
 
     decoder: str
@@ -30,6 +31,7 @@ class Architecture:
     attention: str = "self_attn"
     rotates_if: str = ""
     passes_arguments: bool = True
+    rope_types: tuple[str, ...] = ()
 
 
 COVERED: dict[str, Architecture] = {
@@ -52,7 +54,7 @@ COVERED: dict[str, Architecture] = {
     "olmo2": Architecture("Olmo2Model"),
     "olmo3": Architecture("Olmo3Model"),
     "phi": Architecture("PhiModel"),
-    "phi3": Architecture("Phi3Model"),
+    "phi3": Architecture("Phi3Model", rope_types=("default", "longrope")),
     "qwen2": Architecture("Qwen2Model"),
     "qwen2_moe": Architecture("Qwen2MoeModel"),
     "qwen3": Architecture("Qwen3Model"),

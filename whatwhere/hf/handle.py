@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ from whatwhere.hf.architectures import Architecture, architecture_of
 from whatwhere.hf.context import context_of, remember, tokens_of
 from whatwhere.hf.resolve import Choice, Wanted, choose, encodings_of
 from whatwhere.hf.sizes import layer_types, shape_of
+from whatwhere.hf.write import written
 
 __all__ = ["Handle", "undo", "use"]
 
@@ -69,8 +71,8 @@ def use(
         model: a transformers model of a covered type (`hf.COVERED`), or a PEFT model around one.
         encoding: an expression, "rope+yarn(factor=4)", where "rope" is the model's own rotation
             with all that its config says; an Encoding; a dict of them by layer type; None for the
-            model's own. A text goes to the layers without a window where the config keeps
-            rope_parameters per layer type.
+            model's own (or what a config saved under `use` says). A text goes to the layers
+            without a window where the config keeps rope_parameters per layer type.
         train_length, factor: defaults of options with these names; train_length comes from the
             config otherwise.
         backend: as in `whatwhere.attend`.
@@ -87,6 +89,8 @@ def use(
         raise UnknownName(did_you_mean("backend", backend, ["auto", *(b.name for b in BACKENDS)]))
     if isinstance(decoder.rotary_emb, attention.Unturned):
         raise ValueError("this model runs with an encoding of hf.use already: call hf.undo first")
+    if encoding is None:
+        encoding = getattr(config, STORED, None)
     choices = choose(config, encoding, train_length, factor)
     modules = [getattr(layer, line.attention) for layer in decoder.layers]
     rotates = [not line.rotates_if or bool(getattr(each, line.rotates_if)) for each in modules]
@@ -96,7 +100,8 @@ def use(
     unturned = attention.Unturned(encodings, numbers, width, config).to(place.device)
     handle = Handle(model, decoder, choices)
     _replace(handle, decoder, unturned, config)
-    _hook(handle, decoder, modules, line, unturned, backend)
+    _tell(handle, inner, config, encoding, choices)
+    _hook(handle, decoder, modules, line, backend)
     return handle
 
 
@@ -145,31 +150,70 @@ def _rotary_width(rotary: nn.Module, config: Any) -> int:
 
 def _replace(handle: Handle, decoder: Any, unturned: nn.Module, config: Any) -> None:
     attention.register()
-    rotary, implementation = decoder.rotary_emb, config._attn_implementation
+    rotary = decoder.rotary_emb
     decoder.rotary_emb = unturned
     handle.later(lambda: setattr(decoder, "rotary_emb", rotary))
-    config._attn_implementation = attention.NAME
-    handle.later(lambda: setattr(config, "_attn_implementation", implementation))
+    _set(handle, config, "_attn_implementation", attention.NAME)
+
+
+def _set(handle: Handle, config: Any, name: str, value: Any) -> None:
+    """Change an attribute of the config until `undo`."""
+    before = getattr(config, name, _MISSING)
+    setattr(config, name, value)
+    if before is _MISSING:
+        handle.later(lambda: delattr(config, name))
+    else:
+        handle.later(lambda: setattr(config, name, before))
+
+
+def _tell(handle: Handle, inner: Any, config: Any, wanted: Wanted, choices: Any) -> None:
+    """Let the config say what is in force, so that what is saved means the same elsewhere."""
+    try:
+        form = written(config, wanted, choices)
+    except ValueError as error:
+        if all(choice.expression for choice in choices.values()):
+            _set(handle, config, STORED, handle.expressions)
+        inner.save_pretrained = _Saving(inner, str(error))
+        handle.later(lambda: inner.__dict__.pop("save_pretrained", None))
+        return
+    if wanted is not None:
+        _set(handle, config, "rope_parameters", form.parameters)
+        if form.longest is not None:
+            longest = max(form.longest, config.max_position_embeddings)
+            _set(handle, config, "max_position_embeddings", longest)
+
+
+class _Saving:
+    """`save_pretrained` of a model whose encoding has no form in a config: it says so first."""
+
+    def __init__(self, model: Any, reason: str) -> None:
+        self.model, self.reason = model, reason
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        warnings.warn(
+            f"{self.reason}. Plain transformers will run what is saved with its former rotation; "
+            "hf.use(model) of whatwhere reads the encoding from the config and applies it again",
+            UserWarning,
+            stacklevel=2,
+        )
+        return type(self.model).save_pretrained(self.model, *arguments, **options)
 
 
 def _hook(
-    handle: Handle,
-    decoder: Any,
-    modules: list[Any],
-    line: Architecture,
-    unturned: attention.Unturned,
-    backend: str,
+    handle: Handle, decoder: Any, modules: list[Any], line: Architecture, backend: str
 ) -> None:
-    def before(module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+    # The hooks take every module from their arguments: a copy of the model has hooks of its own.
+    def before(module: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         arguments = _by_name(module, inputs, arguments)
-        context = context_of(unturned, backend, arguments)
+        context = context_of(module.rotary_emb, backend, arguments)
         return (), arguments | {attention.ARGUMENT: context}
 
     def after(
         module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any], output: Any
     ) -> None:
         given = tokens_of(arguments)
-        cache = getattr(output, "past_key_values", None) or arguments.get("past_key_values")
+        cache = getattr(output, "past_key_values", None)
+        cache = arguments.get("past_key_values") if cache is None else cache
         remember(arguments[attention.ARGUMENT], cache, given.shape[1], given.device)
 
     # The hook of a checkpointed layer runs again with it, just before its attention does.
@@ -189,6 +233,10 @@ def _hook(
             handle.later(lambda module=module: module.__dict__.pop(attention.STASH, None))
 
 
+#: Where a config keeps an encoding that rope_parameters can not say.
+STORED = "whatwhere"
+
+_MISSING = object()
 _POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
 
 
