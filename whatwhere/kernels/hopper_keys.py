@@ -1,8 +1,12 @@
-"""dK and dV on Hopper, deterministic, warp-specialised in Gluon: one block of 64 keys a CTA.
+"""dK and dV on Hopper, deterministic, warp-specialised in Gluon: one block of 128 keys a CTA.
 
-Q and dO are streamed; one warpgroup owns the scores and dV, the other dP and dK, so that 256-wide
-features (PoPE at d = 128) fit into registers. Each does half of the matrix work. Weights pass from
-the first to the second through shared memory.
+Two consumers own 64 keys each and stream Q and dO with their row statistics. For one block of
+queries a consumer takes
+
+    Pᵀ = exp(K Qᵀ · scale - lse),   dV += Pᵀ dO,   dSᵀ = Pᵀ (V dOᵀ - Δ),   dK += dSᵀ Q
+
+with Pᵀ and dSᵀ as register operands: nothing is handed over, and one consumer multiplies while the
+other takes exponentials. Features wider than 128 leave no room for this: `hopper_keys_wide`.
 
 With `hopper_queries`, scores are computed twice: 11 units of work where one kernel with atomics
 needs 8; no result depends on the order of blocks, no float32 dQ buffer is needed.
@@ -17,318 +21,293 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from whatwhere.kernels.hopper_common import origin
+from whatwhere.kernels.hopper_common import (
+    accumulator,
+    block_of,
+    fetch,
+    flag,
+    index_bounds,
+    operand,
+    release,
+    ring,
+    scheduled,
+    seen,
+    stand,
+    take,
+)
 
-__all__ = ["keys"]
+__all__ = ["SCALARS", "begin", "keys", "product", "stream", "weights", "write"]
 
 _ROWS = gl.constexpr(64)
 _LOG2E = gl.constexpr(1.4426950408889634)
+#: Arguments whose values do not make another kernel.
+SCALARS = [
+    "q_step", "k_step", "ranges_step", "window", "n_queries", "n_keys", "heads", "group",
+    "head_bundle", "scale",
+]  # fmt: skip
 
 
 @gluon.jit
-def _feed_keys(
-    descs, rings, ats, batch, group_head, group, start, first, blocks, count,
-    BLOCK: gl.constexpr, STAGES: gl.constexpr,
-):  # fmt: skip
-    q_desc, g_desc, k_desc, v_desc = descs
-    q_at, g_at, k_at, v_at = ats
-    k_row, k_column = origin(k_at, batch, group_head)
-    v_row, v_column = origin(v_at, batch, group_head)
-    k_tile, v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free = rings
-    mbarrier.expect(full, k_desc.block_type.nbytes + v_desc.block_type.nbytes)
-    tma.async_copy_global_to_shared(k_desc, [k_row + start, k_column], full, k_tile)
-    tma.async_copy_global_to_shared(v_desc, [v_row + start, v_column], full, v_tile)
-    for step in range(count):
-        stage = step % STAGES
-        phase = (step // STAGES) & 1
-        head = group_head * group + step // blocks
-        down = (first + step % blocks) * BLOCK
-        q_row, q_column = origin(q_at, batch, head)
-        g_row, g_column = origin(g_at, batch, head)
-        mbarrier.wait(q_free.index(stage), phase ^ 1)
-        ready = q_full.index(stage)
-        mbarrier.expect(ready, q_desc.block_type.nbytes)
-        at = [q_row + down, q_column]
-        tma.async_copy_global_to_shared(q_desc, at, ready, q_ring.index(stage))
-        mbarrier.wait(g_free.index(stage), phase ^ 1)
-        ready = g_full.index(stage)
-        mbarrier.expect(ready, g_desc.block_type.nbytes)
-        at = [g_row + down, g_column]
-        tma.async_copy_global_to_shared(g_desc, at, ready, g_ring.index(stage))
+def begin(sight, n_queries, n_keys, heads, group, bundle, ROWS: gl.constexpr, BLOCK: gl.constexpr,
+          MODE: gl.constexpr):  # fmt: skip
+    """(batch, KV head, first key), `pairs.bounds` of its block, how many blocks, how many masked.
 
-
-@gluon.jit
-def _value_step(
-    step,
-    s,
-    acc,
-    rings,
-    passing,
-    lse,
-    extent,
-    scale,
-    BLOCK: gl.constexpr,
-    DV: gl.constexpr,
-    STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr,
-    NEXT: gl.constexpr,
-):
-    """Weights of this block, handed over and into dV, while the next scores are multiplied."""
-    k_tile, _v_tile, q_ring, g_ring, _full, q_full, g_full, q_free, g_free = rings
-    p_ring, p_full, p_free = passing
-    row_base, start, n_queries, _n_keys, first, blocks, _count = extent
-    S_LAYOUT: gl.constexpr = s.type.layout
-    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
-    column = (first + step % blocks) * BLOCK
-    columns = column + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
-    at = lse + row_base + (step // blocks) * n_queries + columns
-    # exp2(s - inf) is 0: rows past the end add nothing.
-    column_lse = gl.load(at, mask=columns < n_queries, other=float("inf")) * _LOG2E
-    if NEXT:
-        after = step + 1
-        mbarrier.wait(q_full.index(after % STAGES), (after // STAGES) & 1)
-        zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
-        q_t = q_ring.index(after % STAGES).permute((1, 0))
-        s_token = warpgroup_mma(k_tile, q_t, zero, use_acc=False, is_async=True)
-    p = gl.exp2(s * (scale * _LOG2E) - column_lse[None, :])
-    if CAUSAL and column < start + _ROWS:
-        rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, S_LAYOUT))
-        p = gl.where(rows[:, None] <= columns[None, :], p, 0.0)
-    p16 = p.to(q_ring.dtype)
-    mbarrier.wait(p_free.index(step % 2), ((step // 2) & 1) ^ 1)
-    p_ring.index(step % 2).store(p16)
-    mbarrier.arrive(p_full.index(step % 2))
-    stage = step % STAGES
-    mbarrier.wait(g_full.index(stage), (step // STAGES) & 1)
-    operand = gl.convert_layout(p16, P_LAYOUT)
-    token = warpgroup_mma(operand, g_ring.index(stage), acc, is_async=True)
-    if NEXT:
-        s = warpgroup_mma_wait(1, deps=[s_token])
-        mbarrier.arrive(q_free.index(after % STAGES))
-    acc, operand = warpgroup_mma_wait(0, deps=[token, operand])
-    mbarrier.arrive(g_free.index(stage))
-    return s, acc
-
-
-@gluon.jit
-def _grad_values(
-    rings,
-    passing,
-    target,
-    extent,
-    scale,
-    BLOCK: gl.constexpr,
-    DV: gl.constexpr,
-    STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr,
-):
-    """The first warpgroup: Pᵀ = exp(K Qᵀ - lse), handed over; dV = Σ Pᵀ dO."""
-    k_tile, _v_tile, q_ring, _g_ring, full, q_full, _g_full, q_free, _g_free = rings
-    dv, dv_base, dv_step, lse = target
-    _row_base, start, _n_queries, n_keys, _first, _blocks, count = extent
-    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
-    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, DV, 16])
-    acc = gl.zeros([_ROWS, DV], gl.float32, O_LAYOUT)
-    zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
-    mbarrier.wait(full, 0)
-    mbarrier.wait(q_full.index(0), 0)
-    q_t = q_ring.index(0).permute((1, 0))
-    token = warpgroup_mma(k_tile, q_t, zero, use_acc=False, is_async=True)
-    s = warpgroup_mma_wait(0, deps=[token])
-    mbarrier.arrive(q_free.index(0))
-    for step in range(count - 1):
-        s, acc = _value_step(
-            step, s, acc, rings, passing, lse, extent, scale, BLOCK, DV, STAGES, CAUSAL, True
-        )
-    s, acc = _value_step(
-        count - 1, s, acc, rings, passing, lse, extent, scale, BLOCK, DV, STAGES, CAUSAL, False
-    )
-    out_rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
-    channels = gl.arange(0, DV, gl.SliceLayout(0, O_LAYOUT))
-    place = dv + dv_base + out_rows[:, None] * dv_step + channels[None, :]
-    gl.store(place, acc.to(dv.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
-
-
-@gluon.jit
-def _key_step(
-    step,
-    dp,
-    acc,
-    rings,
-    passing,
-    deltas,
-    extent,
-    BLOCK: gl.constexpr,
-    STAGES: gl.constexpr,
-    NEXT: gl.constexpr,
-):
-    """dS of this block into dK, and the next block's dP behind it."""
-    _k_tile, v_tile, q_ring, g_ring, _full, q_full, g_full, q_free, g_free = rings
-    p_ring, p_full, p_free = passing
-    row_base, _start, n_queries, _n_keys, first, blocks, _count = extent
-    S_LAYOUT: gl.constexpr = dp.type.layout
-    P_LAYOUT: gl.constexpr = gl.DotOperandLayout(0, acc.type.layout, 2)
-    stage = step % STAGES
-    columns = (first + step % blocks) * BLOCK + gl.arange(0, BLOCK, gl.SliceLayout(0, S_LAYOUT))
-    at = deltas + row_base + (step // blocks) * n_queries + columns
-    column_delta = gl.load(at, mask=columns < n_queries, other=0.0)
-    mbarrier.wait(p_full.index(step % 2), (step // 2) & 1)
-    p = p_ring.index(step % 2).load(S_LAYOUT).to(gl.float32)
-    mbarrier.arrive(p_free.index(step % 2))
-    ds = (p * (dp - column_delta[None, :])).to(q_ring.dtype)
-    ds = gl.convert_layout(ds, P_LAYOUT)
-    mbarrier.wait(q_full.index(stage), (step // STAGES) & 1)
-    token = warpgroup_mma(ds, q_ring.index(stage), acc, is_async=True)
-    if NEXT:
-        after = step + 1
-        mbarrier.wait(g_full.index(after % STAGES), (after // STAGES) & 1)
-        zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
-        g_t = g_ring.index(after % STAGES).permute((1, 0))
-        p_token = warpgroup_mma(v_tile, g_t, zero, use_acc=False, is_async=True)
-        acc, ds = warpgroup_mma_wait(1, deps=[token, ds])
-        mbarrier.arrive(q_free.index(stage))
-        dp = warpgroup_mma_wait(0, deps=[p_token])
-        mbarrier.arrive(g_free.index(after % STAGES))
+    At least one block, masked: keys that nobody sees get their zeros by the same code.
+    """
+    _q, _q_step, _k, _k_step, ranges, step, _slopes, window = sight
+    blocks = gl.cdiv(n_keys, ROWS)
+    # Rank 0 first: causal, the first keys are seen by the most queries.
+    index, rank = scheduled(gl.program_id(0), gl.num_programs(0), blocks, bundle)
+    batch = index // (heads // group)
+    start = rank * ROWS
+    if MODE[2]:
+        at = ranges + batch * step + rank * 4
+        low, full_low = gl.load(at), gl.load(at + 1)
+        full_high, high = gl.load(at + 2), gl.load(at + 3)
     else:
-        acc, ds = warpgroup_mma_wait(0, deps=[token, ds])
-        mbarrier.arrive(q_free.index(stage))
-    return dp, acc
+        low, full_low, full_high, high = index_bounds(
+            start, start + ROWS, n_queries, window, BLOCK, MODE[0], MODE[1], True
+        )
+    masked = high - full_high + full_low - low
+    masked = gl.where(high > low, masked, 1)
+    where = (low, full_low, full_high, high)
+    return (batch, index % (heads // group), start), where, gl.maximum(high - low, 1), masked
 
 
 @gluon.jit
-def _grad_keys(
-    rings,
-    passing,
-    target,
-    extent,
-    scale,
-    BLOCK: gl.constexpr,
-    F: gl.constexpr,
-    STAGES: gl.constexpr,
-):
-    """The second warpgroup: dPᵀ = V dOᵀ, dSᵀ = Pᵀ (dPᵀ - Δ); dK = Σ dSᵀ Q."""
-    _k_tile, v_tile, _q_ring, g_ring, full, _q_full, g_full, _q_free, g_free = rings
-    dk, dk_base, dk_step, deltas = target
-    _row_base, start, _n_queries, n_keys, _first, _blocks, count = extent
-    S_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, BLOCK, 16])
-    O_LAYOUT: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, F, 16])
-    acc = gl.zeros([_ROWS, F], gl.float32, O_LAYOUT)
-    zero = gl.zeros([_ROWS, BLOCK], gl.float32, S_LAYOUT)
+def stream(descs, rings, batch, first, group, where, count, n_queries, heads):
+    """Producer: Q and dO, with log-sum-exp and Δ, of all blocks of all heads of the group."""
+    q_desc, g_desc, lse_desc, delta_desc = descs
+    q_ring, g_ring, lse_tiles, delta_tiles = rings
+    q_tiles, q_full, q_free = q_ring
+    g_tiles, g_full, g_free = g_ring
+    STAGES: gl.constexpr = q_tiles.shape[0]
+    BLOCK: gl.constexpr = q_tiles.shape[1]
+    q_bytes: gl.constexpr = q_desc.block_type.nbytes + lse_desc.block_type.nbytes
+    g_bytes: gl.constexpr = g_desc.block_type.nbytes + delta_desc.block_type.nbytes
+    done = 0
+    for head in range(first, first + group):
+        line = (batch * heads + head) * n_queries
+        for inner in range(count):
+            stage = done % STAGES
+            phase = ((done // STAGES) & 1) ^ 1
+            row = block_of(inner, where[0], where[1], where[2], where[3]) * BLOCK
+            mbarrier.wait(q_free.index(stage), phase)
+            ready = q_full.index(stage)
+            mbarrier.expect(ready, q_bytes)
+            fetch(q_desc, batch, head, row, ready, q_tiles.index(stage))
+            at = [line + row]
+            tma.async_copy_global_to_shared(lse_desc, at, ready, lse_tiles.index(stage))
+            mbarrier.wait(g_free.index(stage), phase)
+            ready = g_full.index(stage)
+            mbarrier.expect(ready, g_bytes)
+            fetch(g_desc, batch, head, row, ready, g_tiles.index(stage))
+            tma.async_copy_global_to_shared(delta_desc, at, ready, delta_tiles.index(stage))
+            done += 1
+
+
+@gluon.jit
+def weights(s, lse, inner, head, own, sight, batch, n_queries, where, masked, scale,
+            MODE: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
+    """Pᵀ of one block from its products: rows are keys, columns queries."""
+    q_place, q_step, _k, _k_step, _ranges, _step, slopes, window = sight
+    j, of_j = own
+    COLUMN: gl.constexpr = gl.SliceLayout(0, s.type.layout)
+    lse2 = lse * _LOG2E
+    if BIAS is not None:
+        first = block_of(inner, where[0], where[1], where[2], where[3]) * s.shape[1]
+        index = first + gl.arange(0, s.shape[1], COLUMN)
+        i, _of_i = stand(q_place, batch * q_step, n_queries, index, -2, MODE[2])
+        slope = gl.load(slopes + head) * _LOG2E
+        far = BIAS(i.to(gl.float32)[None, :], j.to(gl.float32)[:, None], slope)
+        p = gl.exp2(s * (scale * _LOG2E) + far - lse2[None, :])
+    else:
+        p = gl.exp2(s * (scale * _LOG2E) - lse2[None, :])
+    if inner < masked:
+        first = block_of(inner, where[0], where[1], where[2], where[3]) * s.shape[1]
+        index = first + gl.arange(0, s.shape[1], COLUMN)
+        i, of_i = stand(q_place, batch * q_step, n_queries, index, -2, MODE[2])
+        inside = seen(
+            i[None, :], j[:, None], of_i[None, :], of_j[:, None], window, MODE[0], MODE[1], MODE[2]
+        )
+        # Past a head's end the statistics are the next head's.
+        p = gl.where(inside & (index < n_queries)[None, :], p, 0.0)
+    return p
+
+
+@gluon.jit
+def product(a, b):
+    """a · bᵀ of a stationary tile and a streamed one, in flight."""
+    COLUMNS: gl.constexpr = b.shape[0]
+    zero = gl.zeros([_ROWS, COLUMNS], gl.float32, accumulator(COLUMNS))
+    return warpgroup_mma(a, b.permute((1, 0)), zero, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def write(x, at, strides, batch, head, start, n, WIDTH: gl.constexpr):
+    """A gradient of 64 keys, as far as there are keys and channels."""
+    at += batch.to(gl.int64) * strides[0] + head.to(gl.int64) * strides[1]
+    LAYOUT: gl.constexpr = x.type.layout
+    rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, LAYOUT))
+    channels = gl.arange(0, x.shape[1], gl.SliceLayout(0, LAYOUT))
+    inside = (rows < n)[:, None]
+    if x.shape[1] > WIDTH:
+        inside = inside & (channels < WIDTH)[None, :]
+    target = at + rows[:, None] * strides[2] + channels[None, :]
+    gl.store(target, x.to(at.dtype.element_ty), mask=inside)
+
+
+@gluon.jit
+def _widened(x):
+    """A 16-bit tile in float32. Opaque, so that its rounding stays one instruction for two.
+
+    Left to itself, the compiler rounds each element alone, on the unit that does exponentials.
+    """
+    if x.dtype == gl.bfloat16:
+        ASM: gl.constexpr = "shl.b32 $0, $2, 16; and.b32 $1, $2, 0xffff0000;"
+    else:
+        ASM: gl.constexpr = (
+            "{.reg .b16 a, b; mov.b32 {a, b}, $2; cvt.f32.f16 $0, a; cvt.f32.f16 $1, b;}"
+        )
+    return gl.inline_asm_elementwise(ASM, "=r,=r,r", [x], gl.float32, is_pure=True, pack=2)
+
+
+@gluon.jit
+def _step(step, inner, head, stationary, rings, grads, own, sight, batch, n_queries, where, masked,
+          scale, FORM: gl.constexpr, MODE: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
+    """One block of queries into dK and dV."""
+    k, v = stationary
+    q_ring, g_ring, lse_tiles, delta_tiles = rings
+    dk, dv = grads
+    LATE: gl.constexpr = FORM[1]
+    SPARE: gl.constexpr = FORM[2]
+    COLUMN: gl.constexpr = gl.SliceLayout(0, accumulator(lse_tiles.shape[1]))
+    at = step % lse_tiles.shape[0]
+    q = take(q_ring, step)
+    s = product(k, q)
+    g = take(g_ring, step)
+    lse = lse_tiles.index(at).load(COLUMN)
+    if LATE:
+        s = warpgroup_mma_wait(0, deps=[s])
+    else:
+        dp = product(v, g)
+        s = warpgroup_mma_wait(1, deps=[s])
+    p = weights(s, lse, inner, head, own, sight, batch, n_queries, where, masked, scale, MODE, BIAS)
+    p16 = p.to(q.dtype)
+    if SPARE:
+        p = _widened(p16)
+    p16 = gl.convert_layout(p16, operand(dv.shape[1]))
+    if LATE:
+        dp = product(v, g)
+    dv = warpgroup_mma(p16, g, dv, is_async=True)
+    delta = delta_tiles.index(at).load(COLUMN)
+    dp = warpgroup_mma_wait(1, deps=[dp])
+    ds = gl.convert_layout((p * (dp - delta[None, :])).to(q.dtype), operand(dk.shape[1]))
+    dk = warpgroup_mma(ds, q, dk, is_async=True)
+    dk, dv, ds, p16 = warpgroup_mma_wait(0, deps=[dk, dv, ds, p16])
+    release(q_ring, step)
+    release(g_ring, step)
+    return dk, dv
+
+
+@gluon.jit
+def _consume(part: gl.constexpr, rings, tiles, full, target, sight, sizes, scale,
+             WIDTHS: gl.constexpr, FORM: gl.constexpr, MODE: gl.constexpr,
+             BIAS: gl.constexpr):  # fmt: skip
+    k_tiles, v_tiles = tiles
+    dk_at, dk_strides, dv_at, dv_strides = target
+    n_queries, n_keys, heads, group, bundle = sizes
+    BLOCK: gl.constexpr = rings[2].shape[1]
+    F: gl.constexpr = k_tiles.shape[2]
+    DV: gl.constexpr = v_tiles.shape[2]
+    HELD: gl.constexpr = FORM[0]
+    of, where, count, masked = begin(
+        sight, n_queries, n_keys, heads, group, bundle, 2 * _ROWS, BLOCK, MODE
+    )
+    batch, kv_head, start = of
+    start += part * _ROWS
+    rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, accumulator(BLOCK)))
+    own = stand(sight[2], batch * sight[3], n_keys, rows, -1, MODE[2])
     mbarrier.wait(full, 0)
-    mbarrier.wait(g_full.index(0), 0)
-    g_t = g_ring.index(0).permute((1, 0))
-    token = warpgroup_mma(v_tile, g_t, zero, use_acc=False, is_async=True)
-    dp = warpgroup_mma_wait(0, deps=[token])
-    mbarrier.arrive(g_free.index(0))
-    for step in range(count - 1):
-        dp, acc = _key_step(step, dp, acc, rings, passing, deltas, extent, BLOCK, STAGES, True)
-    dp, acc = _key_step(count - 1, dp, acc, rings, passing, deltas, extent, BLOCK, STAGES, False)
-    out_rows = start + gl.arange(0, _ROWS, gl.SliceLayout(1, O_LAYOUT))
-    channels = gl.arange(0, F, gl.SliceLayout(0, O_LAYOUT))
-    place = dk + dk_base + out_rows[:, None] * dk_step + channels[None, :]
-    gl.store(place, (acc * scale).to(dk.dtype.element_ty), mask=(out_rows < n_keys)[:, None])
+    k = k_tiles.index(part)
+    v = v_tiles.index(part)
+    if HELD > 0:
+        k = k.load(operand(BLOCK))
+    if HELD > 1:
+        v = v.load(operand(BLOCK))
+    grads = (
+        gl.zeros([_ROWS, F], gl.float32, accumulator(F)),
+        gl.zeros([_ROWS, DV], gl.float32, accumulator(DV)),
+    )
+    inner = 0
+    head = kv_head * group
+    for step in range(count * group):
+        grads = _step(
+            step, inner, head, (k, v), rings, grads, own, sight, batch, n_queries, where, masked,
+            scale, FORM, MODE, BIAS,
+        )  # fmt: skip
+        inner += 1
+        if inner == count:
+            inner = 0
+            head += 1
+    dk, dv = grads
+    write(dk * scale, dk_at, dk_strides, batch, kv_head, start, n_keys, WIDTHS[0])
+    write(dv, dv_at, dv_strides, batch, kv_head, start, n_keys, WIDTHS[1])
 
 
 @gluon.jit
-def keys(
-    q_desc,
-    g_desc,
-    k_desc,
-    v_desc,
-    ats,
-    dk,
-    dk_strides,
-    dv,
-    dv_strides,
-    lse,
-    deltas,
-    n_queries,
-    n_keys,
-    heads,
-    group,
-    head_bundle,
-    scale,
-    BLOCK: gl.constexpr,
-    F: gl.constexpr,
-    DV: gl.constexpr,
-    STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr,
-):
-    """dK and dV of one block of 64 keys of one KV head, over all query heads of its group."""
-    key_blocks = gl.cdiv(n_keys, _ROWS)
-    program = gl.program_id(0)
-    bundle = program // (key_blocks * head_bundle)
-    inner = program % (key_blocks * head_bundle)
-    width = gl.minimum(head_bundle, gl.num_programs(0) // key_blocks - bundle * head_bundle)
-    index = bundle * head_bundle + inner % width
-    start = (inner // width) * _ROWS
-    groups = heads // group
-    batch = index // groups
-    group_head = index % groups
-    blocks = gl.cdiv(n_queries, BLOCK)
-    first = 0
-    if CAUSAL:
-        first = start // BLOCK
-    blocks = blocks - first
-    count = blocks * group
+def _produce(k_desc, v_desc, descs, rings, tiles, full, sight, sizes, MODE: gl.constexpr):
+    k_tiles, v_tiles = tiles
+    n_queries, n_keys, heads, group, bundle = sizes
+    BLOCK: gl.constexpr = rings[2].shape[1]
+    of, where, count, _masked = begin(
+        sight, n_queries, n_keys, heads, group, bundle, 2 * _ROWS, BLOCK, MODE
+    )
+    batch, kv_head, start = of
+    mbarrier.expect(full, 2 * k_desc.block_type.nbytes + 2 * v_desc.block_type.nbytes)
+    for part in gl.static_range(2):
+        fetch(k_desc, batch, kv_head, start + part * _ROWS, full, k_tiles.index(part))
+        fetch(v_desc, batch, kv_head, start + part * _ROWS, full, v_tiles.index(part))
+    stream(descs, rings, batch, kv_head * group, group, where, count, n_queries, heads)
 
-    dtype: gl.constexpr = q_desc.dtype
-    k_tile = gl.allocate_shared_memory(dtype, [_ROWS, F], k_desc.layout)
-    v_tile = gl.allocate_shared_memory(dtype, [_ROWS, DV], v_desc.layout)
-    q_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, F], q_desc.layout)
-    g_ring = gl.allocate_shared_memory(dtype, [STAGES, BLOCK, DV], g_desc.layout)
-    PASS: gl.constexpr = gl.NVMMASharedLayout.get_default_for([_ROWS, BLOCK], dtype)
-    p_ring = gl.allocate_shared_memory(dtype, [2, _ROWS, BLOCK], PASS)
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
-    full = gl.allocate_shared_memory(gl.int64, [1], BARRIER)
-    q_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    g_full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    q_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    g_free = gl.allocate_shared_memory(gl.int64, [STAGES, 1], BARRIER)
-    p_full = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    p_free = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    mbarrier.init(full, count=1)
-    for stage in gl.static_range(STAGES):
-        mbarrier.init(q_full.index(stage), count=1)
-        mbarrier.init(g_full.index(stage), count=1)
-        mbarrier.init(q_free.index(stage), count=2)
-        mbarrier.init(g_free.index(stage), count=2)
-    for slot in gl.static_range(2):
-        mbarrier.init(p_full.index(slot), count=1)
-        mbarrier.init(p_free.index(slot), count=1)
-    row_base = (batch * heads + group_head * group).to(gl.int64) * n_queries
-    wide_batch = batch.to(gl.int64)
-    wide_head = group_head.to(gl.int64)
-    dk_base = wide_batch * dk_strides[0] + wide_head * dk_strides[1]
-    dv_base = wide_batch * dv_strides[0] + wide_head * dv_strides[1]
-    descs = (q_desc, g_desc, k_desc, v_desc)
-    rings = (k_tile, v_tile, q_ring, g_ring, full, q_full, g_full, q_free, g_free)
-    passing = (p_ring, p_full, p_free)
-    extent = (row_base, start, n_queries, n_keys, first, blocks, count)
-    to_keys = (dk, dk_base, dk_strides[2], deltas)
-    to_values = (dv, dv_base, dv_strides[2], lse)
+
+@gluon.jit(do_not_specialize=SCALARS)
+def keys(q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, dk, dk_strides, dv, dv_strides,
+         q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window, n_queries, n_keys,
+         heads, group, head_bundle, scale, WIDTHS: gl.constexpr, STAGES: gl.constexpr,
+         FORM: gl.constexpr, MODE: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
+    """dK and dV of one block of 128 keys of one KV head, over all query heads of its group.
+
+    lse_desc and delta_desc: log-sum-exp and Δ as one vector each. WIDTHS: channels of k and of v
+    that there are (tiles may be wider). FORM: HELD, how many of K and V are read into registers
+    once; LATE: dP is multiplied after the exponentials instead of under them; SPARE: dS is made
+    from the rounded weights, which frees registers. MODE and BIAS as in `hopper.forward`.
+    """
+    BLOCK: gl.constexpr = q_desc.block_type.shape[2]
+    q_ring = ring(q_desc, STAGES, 2)
+    g_ring = ring(g_desc, STAGES, 2)
+    F: gl.constexpr = q_ring[0].shape[2]
+    DV: gl.constexpr = g_ring[0].shape[2]
+    lse_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK], lse_desc.layout)
+    delta_tiles = gl.allocate_shared_memory(gl.float32, [STAGES, BLOCK], delta_desc.layout)
+    tiles = (
+        gl.allocate_shared_memory(k_desc.dtype, [2, _ROWS, F], q_ring[0].type.layout),
+        gl.allocate_shared_memory(v_desc.dtype, [2, _ROWS, DV], g_ring[0].type.layout),
+    )
+    full = flag(1, 1).index(0)
+    rings = (q_ring, g_ring, lse_tiles, delta_tiles)
+    target = (dk, dk_strides, dv, dv_strides)
+    sight = (q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window)
+    sizes = (n_queries, n_keys, heads, group, head_bundle)
+    descs = (q_desc, g_desc, lse_desc, delta_desc)
     gl.warp_specialize(
         [
-            (_grad_keys, (rings, passing, to_keys, extent, scale, BLOCK, F, STAGES)),
-            (_grad_values, (rings, passing, to_values, extent, scale, BLOCK, DV, STAGES, CAUSAL)),
-            (
-                _feed_keys,
-                (
-                    descs,
-                    rings,
-                    ats,
-                    batch,
-                    group_head,
-                    group,
-                    start,
-                    first,
-                    blocks,
-                    count,
-                    BLOCK,
-                    STAGES,
-                ),
-            ),
+            (_consume, (0, rings, tiles, full, target, sight, sizes, scale, WIDTHS, FORM, MODE,
+                        BIAS)),
+            (_consume, (1, rings, tiles, full, target, sight, sizes, scale, WIDTHS, FORM, MODE,
+                        BIAS)),
+            (_produce, (k_desc, v_desc, descs, rings, tiles, full, sight, sizes, MODE)),
         ],
         [4, 1],
         [240, 24],
-    )
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from torch import Tensor
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
-from whatwhere.kernels import delta, hopper, hopper_keys, hopper_queries
+from whatwhere.kernels import delta, hopper, hopper_keys, hopper_keys_wide, hopper_queries
 from whatwhere.kernels.hopper_common import BIASES
 from whatwhere.kernels.pairs import Pairs, bounds
 
@@ -49,15 +49,38 @@ class Sizes(NamedTuple):
         return self.consumers, self.hold_q, self.late, self.ping_pong, self.persistent
 
 
-#: (features, value width) of tiles -> sizes of forward and of dQ, (block, stages) of dK and dV.
-SIZES: dict[tuple[int, int], tuple[Sizes, Sizes, tuple[int, int]]] = {
-    (64, 64): (Sizes(128, 3, 3), Sizes(128, 3, 3), (128, 3)),
-    (128, 64): (Sizes(128, 3, 3), Sizes(64, 4, 3, ahead=True), (128, 2)),
-    (128, 128): (Sizes(128, 2, 2), Sizes(64, 3, 3, ahead=True), (64, 3)),
-    (256, 128): (Sizes(64, 2, 2), Sizes(64, 2, 2), (64, 3)),
-}
+class KeySizes(NamedTuple):
+    """How a kernel of dK and dV is built: `hopper_keys.keys` or, if wide, `hopper_keys_wide`."""
+
+    block: int  # queries of a tile
+    stages: int  # of Q and dO
+    held: int = 0
+    late: bool = False
+    spare: bool = False
+    ahead: bool = False
+    wide: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Keys of a CTA."""
+        return 64 if self.wide else 128
+
+    @property
+    def form(self) -> tuple[int | bool, ...]:
+        return (self.held, self.ahead) if self.wide else (self.held, self.late, self.spare)
+
+
+#: (features, value width) of tiles -> sizes of forward, of dQ, of dK and dV.
+SIZES: dict[tuple[int, int], tuple[Sizes, Sizes, KeySizes]] = {
+    (64, 64): (Sizes(128, 3, 3), Sizes(128, 3, 3), KeySizes(64, 4, held=2)),
+    (128, 64): (Sizes(128, 3, 3), Sizes(64, 4, 3, ahead=True), KeySizes(64, 4, held=1)),
+    (128, 128): (Sizes(128, 2, 2), Sizes(64, 3, 3, ahead=True), KeySizes(64, 2, spare=True)),
+    (256, 128): (
+        Sizes(64, 2, 2), Sizes(64, 2, 2), KeySizes(64, 3, held=1, ahead=True, wide=True)
+    ),
+}  # fmt: skip
 _L2_BYTES = 24 << 20  # about half of the L2: what the K and V of the heads in flight may fill
-_TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
+_TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16, torch.float32: gl.float32}
 
 
 def _registers(consumers: int) -> dict[str, int]:
@@ -77,19 +100,13 @@ def tile_widths(features: int, values: int) -> tuple[int, int]:
 
 
 @functools.cache
-def _layout(rows: int, columns: int, dtype: torch.dtype, rank: int = 2) -> gl.NVMMASharedLayout:
-    shape = [1] * (rank - 2) + [rows, columns]
-    return gl.NVMMASharedLayout.get_default_for(shape, _TYPES[dtype])
+def _layout(shape: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
+    return gl.NVMMASharedLayout.get_default_for(list(shape), _TYPES[dtype])
 
 
-def _matrix(x: Tensor) -> tuple[Tensor, tuple[int, int, int]]:
-    """A (b, h, n, f) tensor as one matrix, and where a head lies in it (`hopper.origin`)."""
-    b, h, n, f = x.shape
-    if x.is_contiguous():
-        return x.view(-1, f), (h * n, n, 0)
-    if not x.transpose(1, 2).is_contiguous():
-        return _matrix(x.contiguous())
-    return x.transpose(1, 2).view(b * n, h * f), (n, 0, f)
+def _vector(x: Tensor, block: int) -> TensorDescriptor:
+    """A contiguous tensor as one vector, in blocks."""
+    return TensorDescriptor(x.view(-1), [x.numel()], [1], [block], _layout((block,), x.dtype))
 
 
 def _bundle(bytes_per_head: int, heads: int, step: int = 1) -> int:
@@ -109,22 +126,10 @@ class _Operand:
         self.tensor, self.strides, self.width = x, [*strides[:-1], 1], width
 
     def tiles(self, rows: int) -> TensorDescriptor:
-        layout = _layout(rows, self.width, self.tensor.dtype, 4)
+        block = (1, 1, rows, self.width)
+        layout = _layout(block, self.tensor.dtype)
         shape = list(self.tensor.shape)
-        return TensorDescriptor(self.tensor, shape, self.strides, [1, 1, rows, self.width], layout)
-
-    @functools.cached_property
-    def _as_matrix(self) -> tuple[Tensor, tuple[int, int, int]]:
-        return _matrix(self.tensor)
-
-    @property
-    def at(self) -> tuple[int, int, int]:
-        return self._as_matrix[1]
-
-    def rows(self, count: int) -> TensorDescriptor:
-        matrix = self._as_matrix[0]
-        layout = _layout(count, self.width, matrix.dtype)
-        return TensorDescriptor.from_tensor(matrix, [count, self.width], layout)
+        return TensorDescriptor(self.tensor, shape, self.strides, list(block), layout)
 
 
 def _sight(pairs: Pairs, q_rows: int, k_rows: int, flip: bool = False) -> tuple[Any, ...]:
@@ -157,6 +162,17 @@ def _grid(tasks: int, sizes: Sizes, device: torch.device) -> tuple[int]:
     return (min(tasks, torch.cuda.get_device_properties(device).multi_processor_count),)
 
 
+def _forward_sizes(width: int, value: int, pairs: Pairs) -> Sizes:
+    sizes = SIZES[width, value][0]
+    biased = pairs.slopes is not None
+    if sizes.block == 128 and (
+        (pairs.placed and biased) or (value > 64 and (pairs.placed or biased))
+    ):
+        # Places of 128 columns beside their scores do not fit into the registers.
+        return sizes._replace(block=64, stages=2 * sizes.stages, v_stages=2 * sizes.v_stages)
+    return sizes
+
+
 def forward(
     q: Tensor, k: Tensor, v: Tensor, scale: float, pairs: Pairs, sizes: Sizes | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -167,7 +183,7 @@ def forward(
     _check(q, k, pairs)
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or SIZES[width, value][0]
+    sizes = sizes or _forward_sizes(width, value, pairs)
     rows = 64 * sizes.consumers
     out = q.new_empty(b, n, h, dv).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
@@ -200,7 +216,8 @@ def grad_queries(
     """Gradient of q, stored as q is. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or SIZES[width, value][1]
+    # Places of the next tile do not fit into the registers.
+    sizes = sizes or SIZES[width, value][1]._replace(**({"ahead": False} if pairs.placed else {}))
     grad_q = torch.empty_like(q)
     Q, G = _Operand(q, width).tiles(64), _Operand(grad, value).tiles(64)
     K, V = _Operand(k, width).tiles(sizes.block), _Operand(v, value).tiles(sizes.block)
@@ -215,21 +232,22 @@ def grad_queries(
 
 def grad_keys(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, deltas: Tensor, scale: float,
-    pairs: Pairs,
+    pairs: Pairs, sizes: KeySizes | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Gradients of k and v, stored as these are."""
+    """Gradients of k and v, stored as these are. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    block, stages = SIZES[width, value][2]
+    sizes = sizes or SIZES[width, value][2]
+    kernel = hopper_keys_wide.keys_wide if sizes.wide else hopper_keys.keys
+    block = sizes.block
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
-    Q, G = _Operand(q, width), _Operand(grad, value)
-    K, V = _Operand(k, width), _Operand(v, value)
-    ats = (Q.at, G.at, K.at, V.at)
-    hopper_keys.keys[(triton.cdiv(m, 64) * b * g,)](
-        Q.rows(block), G.rows(block), K.rows(64), V.rows(64), ats, grad_k, grad_k.stride()[:3],
-        grad_v, grad_v.stride()[:3], lse, deltas, n, m, h, h // g,
+    Q, G = _Operand(q, width).tiles(block), _Operand(grad, value).tiles(block)
+    K, V = _Operand(k, width).tiles(64), _Operand(v, value).tiles(64)
+    kernel[(triton.cdiv(m, sizes.rows) * b * g,)](
+        Q, G, K, V, _vector(lse, block), _vector(deltas, block), grad_k, grad_k.stride()[:3],
+        grad_v, grad_v.stride()[:3], *_sight(pairs, block, sizes.rows, True), n, m, h, h // g,
         _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
-        BLOCK=block, STAGES=stages, F=f, DV=dv, CAUSAL=pairs.causal, **_registers(2),
+        WIDTHS=(f, dv), STAGES=sizes.stages, FORM=sizes.form, **_options(pairs), **_registers(2),
     )  # fmt: skip
     return grad_k, grad_v
 
