@@ -200,8 +200,8 @@ def judge(s, scale_log2, column, look, MODE: gl.constexpr, BIAS: gl.constexpr, M
         j, of_j = stand(places, first, count, index, -1, MODE[2])
         if BIAS is not None:
             # Floats: one conversion for each row and column instead of one for each pair.
-            far = BIAS(i.to(gl.float32)[:, None], j.to(gl.float32)[None, :], slope)
-            s = s * scale_log2 + far
+            row, key = i.to(gl.float32), j.to(gl.float32)
+            s = s * scale_log2 + BIAS(row[:, None], key[None, :], slope, MODE[0])
             factor = 1.0
         if MASK:
             inside = seen(

@@ -162,13 +162,11 @@ def _grid(tasks: int, sizes: Sizes, device: torch.device) -> tuple[int]:
     return (min(tasks, torch.cuda.get_device_properties(device).multi_processor_count),)
 
 
-def _forward_sizes(width: int, value: int, pairs: Pairs) -> Sizes:
-    sizes = SIZES[width, value][0]
+def _fitted(sizes: Sizes, value: int, pairs: Pairs) -> Sizes:
+    """Smaller tiles where places of 128 columns do not fit into the registers beside scores."""
     biased = pairs.slopes is not None
-    if sizes.block == 128 and (
-        (pairs.placed and biased) or (value > 64 and (pairs.placed or biased))
-    ):
-        # Places of 128 columns beside their scores do not fit into the registers.
+    sizes = sizes._replace(ahead=sizes.ahead and not pairs.placed)
+    if sizes.block == 128 and (pairs.placed + biased + (value > 64)) > 1:
         return sizes._replace(block=64, stages=2 * sizes.stages, v_stages=2 * sizes.v_stages)
     return sizes
 
@@ -183,7 +181,7 @@ def forward(
     _check(q, k, pairs)
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or _forward_sizes(width, value, pairs)
+    sizes = sizes or _fitted(SIZES[width, value][0], value, pairs)
     rows = 64 * sizes.consumers
     out = q.new_empty(b, n, h, dv).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
@@ -216,8 +214,7 @@ def grad_queries(
     """Gradient of q, stored as q is. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    # Places of the next tile do not fit into the registers.
-    sizes = sizes or SIZES[width, value][1]._replace(**({"ahead": False} if pairs.placed else {}))
+    sizes = sizes or _fitted(SIZES[width, value][1], value, pairs)
     grad_q = torch.empty_like(q)
     Q, G = _Operand(q, width).tiles(64), _Operand(grad, value).tiles(64)
     K, V = _Operand(k, width).tiles(sizes.block), _Operand(v, value).tiles(sizes.block)

@@ -88,11 +88,13 @@ def _seen(i, j, of_i, of_j, window, CAUSAL: tl.constexpr, WINDOWED: tl.constexpr
     return inside
 
 
-def _alibi(i, j, slope):
-    """-slope · |i - j|; slope already holds log2(e) where scores do."""
-    gap = (i - j).to(tl.float32)
-    # Not abs(): this must compile in both dialects.
-    return slope * tl.where(gap > 0.0, -gap, gap)
+def _alibi(i, j, slope, CAUSAL: tl.constexpr = False):
+    """-slope · |i - j|; slope already holds log2(e) where scores do. CAUSAL: only for j <= i."""
+    gap = (j - i).to(tl.float32)
+    if not CAUSAL:
+        # Not abs(): this must compile in both dialects.
+        gap = tl.minimum(gap, -gap)
+    return slope * gap
 
 
 seen = triton.jit(_seen)
