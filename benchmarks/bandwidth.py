@@ -15,17 +15,21 @@ from whatwhere.kernels import features, prep_launch
 from whatwhere.kernels.prep_launch import Sizes
 
 CASES = [Case(d, 4096, grouped) for grouped in (1, 4) for d in (64, 128)]
-#: tile, warps, heads loaded ahead. Fewer values a thread, more threads; more ahead, fewer threads.
+#: tile, warps, heads loaded ahead, cap on registers. Few values a thread leave room for many
+#: threads; more loaded ahead wants more registers.
 SHAPES = {
-    "forward": [(1024, 4, 0), (1024, 4, 1), (1024, 4, 2), (1024, 4, 3), (2048, 8, 1), (2048, 8, 2),
-                (512, 2, 1), (512, 2, 2), (2048, 4, 0), (2048, 4, 1)],
-    "backward": [(1024, 4, 0), (1024, 4, 1), (2048, 8, 0), (512, 2, 0), (512, 2, 1), (2048, 4, 0),
-                 (1024, 2, 0), (1024, 1, 0), (512, 1, 0), (512, 1, 1)],
+    "forward": [(1024, 4, 0, None), (1024, 4, 1, None), (1024, 4, 2, None), (1024, 4, 3, None),
+                (2048, 8, 2, None), (512, 2, 1, None), (512, 2, 2, None), (2048, 4, 0, None),
+                (2048, 4, 1, None)],
+    "backward": [(1024, 4, 0, 64), (1024, 4, 0, None), (1024, 4, 1, None), (2048, 8, 0, 64),
+                 (512, 2, 0, 64), (512, 2, 1, None), (1024, 2, 0, 128), (512, 1, 0, 128),
+                 (1024, 1, 0, None)],
 }  # fmt: skip
 GRID = {
-    direction: [Sizes(t, w, heads, ahead) for t, w, ahead in shapes for heads in (8, 16, 64)]
+    direction: [Sizes(t, w, heads, ahead, cap) for t, w, ahead, cap in shapes
+                for heads in (8, 16, 64)]
     for direction, shapes in SHAPES.items()
-}
+}  # fmt: skip
 
 
 def copy_speed(count: int = 1 << 28) -> float:
@@ -110,5 +114,5 @@ def _row(
         "ms": round(ms, 4),
         "gb_s": round(size / ms * 1e-6),
         "of_copy": round(size / (ms * 1e-3) / copied, 3),
-        "sizes": f"{sizes.tile}/{sizes.warps}/{sizes.heads}/{sizes.depth}",
+        "sizes": "/".join(str(x) for x in vars(sizes).values()),
     }

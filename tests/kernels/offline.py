@@ -35,8 +35,9 @@ class Compiled:
 
 
 def compile_for_hopper(
-    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], warps: int, stages: int = 3
-) -> Compiled:
+    kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], warps: int, stages: int = 3,
+    registers: int | None = None,
+) -> Compiled:  # fmt: skip
     """Compile with a signature such as {"q": ("*bf16", "i64", "i64", "i64"), "n": "i32"}.
 
     Pointers and the members of tuples count as multiples of 16, as they are in a real call; None
@@ -59,7 +60,7 @@ def compile_for_hopper(
     built = triton.compile(
         source,
         target=GPUTarget("cuda", 90, 32),
-        options={"num_warps": warps, "num_stages": stages},
+        options={"num_warps": warps, "num_stages": stages, "maxnreg": registers},
     )
     return _examined(built)
 

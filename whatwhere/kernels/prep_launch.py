@@ -37,20 +37,21 @@ PROGRAMS = 2048
 @dataclass(frozen=True)
 class Sizes:
     """What a program holds: a tile of positions times frequencies, by how many warps, for how many
-    heads at most (more share the cosines better, fewer balance the load), and how many heads are
-    loaded ahead of the one that is computed."""
+    heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
+    ahead of the one that is computed, and a cap on the registers of a thread of 16-bit vectors."""
 
     tile: int
     warps: int
     heads: int
     depth: int = 1
+    registers: int | None = None
 
 
 #: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper.
 SIZES = {
     ("forward", False): Sizes(1024, 4, 16, 2),
     ("forward", True): Sizes(1024, 4, 16, 1),
-    ("backward", False): Sizes(1024, 4, 16, 0),
+    ("backward", False): Sizes(1024, 4, 16, 0, 64),
     ("backward", True): Sizes(1024, 4, 16, 1),
 }
 
@@ -152,6 +153,7 @@ def launch(
     groups = max(triton.cdiv(PROGRAMS, blocks * shape[0]), triton.cdiv(total, sizes.heads))
     groups = min(groups, total)
     rest = width - how.channels(frequencies)
+    half = all(x is None or x.element_size() == 2 for x in tensors)
     gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
     with on_device:
@@ -176,6 +178,7 @@ def launch(
             BLOCK_R=triton.next_power_of_2(max(rest, 1)),
             DEPTH=sizes.depth,
             num_warps=sizes.warps,
+            maxnreg=sizes.registers if half else None,
         )
 
 
