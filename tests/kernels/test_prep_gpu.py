@@ -11,7 +11,7 @@ from torch import Tensor
 
 import whatwhere as ww
 from whatwhere.attention import attend, probe
-from whatwhere.maps import Map, Polar, Rotate
+from whatwhere.maps import Decay, Map, Polar, Rotate
 from whatwhere.phases import Angles, to_turns
 
 pytestmark = [
@@ -59,6 +59,7 @@ MAPS: dict[str, tuple[int, Any]] = {
     "rope 64": (64, lambda heads: Rotate(angles(32))),
     "rope 128 interleaved": (128, lambda heads: Rotate(angles(64, 1.2), "interleaved")),
     "rope 96 partial": (96, lambda heads: Rotate(angles(24))),
+    "xpos 64": (64, lambda heads: Rotate(angles(32), decay=Decay(0.4, 1, 500_000, 4e5))),
     "pope 64": (64, lambda heads: polar(64, heads)),
     "pope 96": (96, lambda heads: polar(96, heads)),
     "pope 128": (128, lambda heads: polar(128, heads)),
@@ -85,6 +86,8 @@ def test_prepared_features_and_gradients(name: str, dtype: torch.dtype, length: 
     q_out, k_out = features.prepare(mapping, q, positions, k)
     q_exact, k_exact = (x.detach().double().requires_grad_() for x in (q, k))
     key = replace(mapping, offset=None) if isinstance(mapping, Polar) else mapping
+    if isinstance(key, Rotate) and key.decay is not None:
+        key = replace(key, decay=replace(key.decay, side=-1))
     truths = mapping(q_exact, positions), key(k_exact, positions)
     # One rounding; the hardware's sine is off by 2^-21.4.
     limit = {torch.bfloat16: 2.0**-9, torch.float16: 2.0**-12, torch.float32: 2e-6}[dtype]
