@@ -227,6 +227,14 @@ def grad_queries(
     return grad_q
 
 
+def _key_sizes(width: int, value: int, pairs: Pairs) -> KeySizes:
+    sizes = SIZES[width, value][2]
+    if pairs.placed or pairs.slopes is not None:
+        # Places of a block of queries beside its products need the registers.
+        return sizes._replace(held=0, late=True, spare=True, ahead=False)
+    return sizes
+
+
 def grad_keys(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, lse: Tensor, deltas: Tensor, scale: float,
     pairs: Pairs, sizes: KeySizes | None = None,
@@ -234,7 +242,7 @@ def grad_keys(
     """Gradients of k and v, stored as these are. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or SIZES[width, value][2]
+    sizes = sizes or _key_sizes(width, value, pairs)
     kernel = hopper_keys_wide.keys_wide if sizes.wide else hopper_keys.keys
     block = sizes.block
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
