@@ -16,7 +16,7 @@ HERE = Path(__file__).parent
 ROWS = HERE / "rows" / "attention-h200.jsonl"
 FIGURE = HERE / "speed"
 SHOWN = (
-    "rope_fused", "rope_fa2", "rope_flex", "pope_fused", "pope_own_deterministic",
+    "rope_fused", "rope_fa2", "rope_flex", "pope_fused", "pope_own",
     "pope_expand_cudnn", "pope_flex", "pope_package",
 )  # fmt: skip
 CASES = [(d, n) for d in (64, 128) for n in (1024, 4096, 16384, 65536)]

@@ -25,34 +25,53 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 #: RoPE with cuDNN, by two rotations: the faster one of a case is what others are divided by.
 ANCHORS = ("rope_cudnn", "rope_compiled_cudnn")
-OWN = "hopper"  # `probe`'s name for the library's own attention
+OWN = "hopper"  # our attention for Hopper; "tiled" is the one for any GPU
 
 
 @dataclass(frozen=True)
 class Implementation:
     """An encoding, how its attention is built at a setup, and what that wants.
 
-    strict: under torch's deterministic mode. by_heads: bare features head after head.
+    by_heads: bare features head after head. fast: dq of our own kernels by atomics, wherever they
+    can (`kernels.attention.FAST` says where the library does so by itself).
     """
 
     encoding: str
     build: Callable[[Setup], Attention]
-    strict: bool = False
     by_heads: bool = False
+    fast: bool = False
 
 
 def prepared(kernel: str) -> Callable[[Setup], Attention]:
-    """The preparation kernel and one attention kernel by name: torch's, or our own."""
+    """The preparation kernel and one of torch's attention kernels by name."""
 
     def build(s: Setup) -> Attention:
         from whatwhere.kernels import features
 
         _only_causal(s)
-        positions, by_heads = s.positions, kernel == OWN
+        positions = s.positions
 
         def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            q, k = features.prepare(s.rule().only.query, q, positions, k, by_heads=by_heads)
+            q, k = features.prepare(s.rule().only.query, q, positions, k)
             return probe.run(kernel, q, k, v, True, s.scale)
+
+        return run
+
+    return build
+
+
+def own(kernel: str) -> Callable[[Setup], Attention]:
+    """Preparation and one of our own attention kernels as one operator, at any mask."""
+
+    def build(s: Setup) -> Attention:
+        from whatwhere.attention.fused_pairs import pairs_of
+        from whatwhere.kernels.fused_op import fused
+
+        pairs, positions = pairs_of(s.rule(), s.where), s.positions
+
+        def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            term = s.rule().only
+            return fused(term.query, term.key, q, k, v, positions, None, s.scale, pairs, kernel)
 
         return run
 
@@ -218,15 +237,17 @@ TABLE: dict[str, Implementation] = {
     "rope_fa2": Implementation("rope", prepared("flash")),
     "rope_flex": Implementation("rope", flex),
     "rope_fused": Implementation("rope", library),
-    "rope_own": Implementation("rope", prepared(OWN)),
+    "rope_own": Implementation("rope", own(OWN)),
+    "rope_tiled": Implementation("rope", own("tiled")),
     "pope_expand_cudnn": Implementation("pope", pope_expanded),
     "pope_cudnn": Implementation("pope", prepared("cudnn")),
     "pope_package": Implementation("pope", package),
     "pope_flash": Implementation("pope", prepared("flash")),
     "pope_flex": Implementation("pope", flex),
     "pope_fused": Implementation("pope", library),
-    "pope_own": Implementation("pope", prepared(OWN)),
-    "pope_own_deterministic": Implementation("pope", prepared(OWN), strict=True),
+    "pope_own": Implementation("pope", own(OWN)),
+    "pope_tiled": Implementation("pope", own("tiled")),
+    "pope_tiled_fast": Implementation("pope", own("tiled"), fast=True),
     "alibi_fused": Implementation("alibi", library),
     "alibi_flex": Implementation("alibi", flex_alibi),
     "bare_cudnn": Implementation("nope", bare("cudnn")),
