@@ -19,7 +19,7 @@ from torch import Tensor
 
 from whatwhere.errors import kind_of, whole_number
 
-__all__ = ["contiguous", "from_documents", "left_padded", "packed"]
+__all__ = ["contiguous", "from_cu_seqlens", "from_documents", "left_padded", "packed"]
 
 
 def contiguous(
@@ -43,6 +43,7 @@ def packed(
     packed([2, 3]) is positions [0, 1, 0, 1, 2] and documents [0, 0, 1, 1, 1].
     Shapes: both (sum of lengths,). Pass the second as `documents` so that no pair crosses over:
     restarting positions alone does not stop a token from seeing the document before it.
+    `from_cu_seqlens` gives the same from the running sums that varlen kernels take.
     Raises ValueError if there is no document or one of them is empty.
     """
     if not isinstance(lengths, Sequence):
@@ -54,6 +55,30 @@ def packed(
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     counts = torch.tensor(list(lengths), device=device)
     return positions, torch.repeat_interleave(torch.arange(len(lengths), device=device), counts)
+
+
+def from_cu_seqlens(
+    cu_seqlens: Int[Tensor, " documents_and_one"], total: int
+) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Positions and document numbers of packed documents, from where each of them begins.
+
+    cu_seqlens is 0 and the running sums of the lengths, as varlen attention takes it:
+    from_cu_seqlens([0, 2, 5], 5) is what packed([2, 3]) is. Nothing is read back from a GPU, so
+    the total, cu_seqlens[-1], is given. Tokens beyond cu_seqlens[-1] are one more document (the
+    padding of a buffer); a document without tokens keeps its number.
+    Shapes: (documents + 1,), int32 or int64 -> both (total,) int64.
+    Raises TypeError or ValueError for another dtype or shape; the numbers are not looked at.
+    """
+    whole_number("total", total)
+    if not isinstance(cu_seqlens, Tensor) or cu_seqlens.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"cu_seqlens is {kind_of(cu_seqlens)}; give (documents + 1,), int32")
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2:
+        shape = tuple(cu_seqlens.shape)
+        raise ValueError(f"cu_seqlens has shape {shape}; give (documents + 1,), at least (2,)")
+    starts = cu_seqlens.to(torch.int64)
+    index = torch.arange(total, device=starts.device)
+    documents = torch.searchsorted(starts[1:], index, right=True)
+    return index - starts[documents], documents
 
 
 def from_documents(documents: Int[Tensor, "*b n"]) -> Int[Tensor, "*b n"]:

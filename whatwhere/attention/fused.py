@@ -48,18 +48,34 @@ class Fused:
             return fused_decode.decode(rule, call)
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
-        kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else "tiled"
-        # The Hopper kernels copy blocks of rows: they should lie together.
-        q, k = _features(rule, q, k, call, by_heads=kernel == "hopper")
         if rule.value is not None:
             v = _mapped(rule.value, v, where.k_pos)
+        kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else "tiled"
         if kernel in probe.OWN:
-            from whatwhere.kernels.attention import attention
-
-            out = attention(q, k, v, call.scale, fused_pairs.pairs_of(rule, where), kernel)
+            out = _own(rule, q, k, v, call, kernel)
         else:
+            q, k = _features(rule, q, k, call)
             out = probe.run(kernel, q, k, v, where.causal, call.scale)
         return out if rule.output is None else _mapped(rule.output, out, where.q_pos)
+
+
+def _own(
+    rule: ScoreRule, q: Tensor, k: Tensor, v: Tensor, call: Call, kernel: str
+) -> Float[Tensor, "b h nq dv"]:
+    """Our own attention: one operator that keeps raw vectors, where the maps allow it."""
+    from whatwhere.kernels import fused_op
+    from whatwhere.kernels.attention import attention
+
+    where, term = call.where, rule.only
+    pairs, temperature = fused_pairs.pairs_of(rule, where), rule.temperature(where.q_pos)
+    if fused_op.why_not(term.query, term.key, temperature) is None:
+        at = None if where.together else where.k_pos
+        return fused_op.fused(
+            term.query, term.key, q, k, v, where.q_pos, at, call.scale, pairs, kernel, temperature
+        )
+    # The Hopper kernels copy blocks of rows: they should lie together.
+    q, k = _features(rule, q, k, call, by_heads=kernel == "hopper")
+    return attention(q, k, v, call.scale, pairs, kernel)
 
 
 def _attention(

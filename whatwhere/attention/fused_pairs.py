@@ -7,16 +7,13 @@ so positions are shifted to begin at 0.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from whatwhere.attention.where import Where
 from whatwhere.rule import Bias, ScoreRule
-
-if TYPE_CHECKING:
-    from whatwhere.kernels.pairs import Pairs
 
 __all__ = ["pairs_of", "plain", "why_not"]
 
@@ -43,15 +40,15 @@ def _slopes(bias: Bias) -> Tensor | None:
 def plain(rule: ScoreRule, where: Where) -> bool:
     """Whether the call is a whole sequence, causal or not, without biases: what torch's kernels
     compute too."""
-    return not rule.biases and (where.plain_causal or where.everything)
+    return len(rule.biases) == 0 and (where.plain_causal or where.everything)
 
 
-def pairs_of(rule: ScoreRule, where: Where) -> Pairs:
-    """The pairs of a call; tensors made for it are kept with its `Where`, for all layers."""
+def pairs_of(rule: ScoreRule, where: Where) -> Any:
+    """The `kernels.pairs.Pairs` of a call; places are kept with its `Where`, for all layers."""
     from whatwhere.kernels.pairs import FAR, Pairs
 
     window = FAR if where.window is None else min(where.window, FAR)
-    by_index = where.everything and not rule.biases
+    by_index = where.everything and len(rule.biases) == 0
     by_index = by_index or (
         where.contiguous and where.q_documents is None and where.k_valid is None
     )
@@ -92,7 +89,7 @@ def _from_zero(what: str, of_queries: Tensor, of_keys: Tensor) -> tuple[Tensor, 
     high = torch.maximum(of_queries.amax(), of_keys.amax())
     near = high - low <= _FURTHEST
     if of_queries.is_cuda:
-        torch._assert_async(near, f"{what} span more than {_FURTHEST}")
+        torch.ops.aten._assert_async.msg(near, f"{what} span more than {_FURTHEST}")
     elif not torch.compiler.is_compiling() and not bool(near):
         raise ValueError(
             f"{what} span from {int(low)} to {int(high)}, and the fused kernels hold them in "

@@ -55,7 +55,7 @@ TABLE: dict[tuple[str, int], dict[tuple[int, int], Sizes]] = {
         (512, 256): _same(Tile(16, 16, 8, 1)),
     },
     ("ampere", 2): {
-        (64, 64): Sizes(Tile(64, 64, 4, 3), Tile(64, 64), Tile(32, 64), Tile(32, 64)),
+        (64, 64): Sizes(Tile(64, 32), Tile(64, 32), Tile(32, 64), Tile(32, 64)),
         (128, 64): Sizes(Tile(64, 64), Tile(64, 32), Tile(32, 64, 8), Tile(32, 64, 8)),
         (128, 128): Sizes(Tile(64, 64), Tile(64, 32), Tile(32, 64, 8), Tile(32, 64, 8)),
         (256, 128): Sizes(Tile(64, 32), Tile(64, 32, 8, 1), Tile(32, 32, 8, 1), Tile(32, 32, 8, 1)),
