@@ -296,6 +296,20 @@ def test_views_of_a_cache_are_read_in_place() -> None:
     assert torch.equal(fused_decode.decode(rule, viewed), fused_decode.decode(rule, given))
 
 
+def test_the_operator_is_one_to_torch_compile() -> None:
+    given, query = call(4, 2, 40, 16, 24), MAPS["polar, no offset"]
+    absent, turns = (None,) * 5, query.angles.turns  # type: ignore[attr-defined]
+    arguments = (
+        *(given.q, given.k, given.v, given.where.q_pos, *absent, turns, None, None, None),
+        *("softplus", False, 1.0, 1, 0.25, True, None, None, None),
+    )
+    torch.use_deterministic_algorithms(False)  # its poison is not equal to itself
+    torch.library.opcheck(
+        decode_launch._decode, arguments,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_dynamic"),
+    )  # fmt: skip
+
+
 def test_reasons() -> None:
     given = call(4, 2, 8, 16, 16)
     rule = ruled(MAPS["half"])
