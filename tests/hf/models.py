@@ -35,11 +35,7 @@ _OWN: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": WINDOW, "num_local_experts": 4, **_EXPERTS},
     "olmo3": {"sliding_window": WINDOW, "layer_types": _MIXED},
     "phi": {"partial_rotary_factor": 0.5, "head_dim": None},
-    "phi3": {
-        "sliding_window": None,
-        "original_max_position_embeddings": LENGTH,
-        "partial_rotary_factor": 0.5,
-    },
+    "phi3": {"original_max_position_embeddings": LENGTH, "partial_rotary_factor": 0.5},
     "qwen2": {"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 2},
     "qwen2_moe": {"num_experts": 4, "shared_expert_intermediate_size": 24, **_EXPERTS},
     "qwen3": {"use_sliding_window": True, "sliding_window": WINDOW, "layer_types": _MIXED},

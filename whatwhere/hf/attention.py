@@ -19,7 +19,7 @@ from whatwhere.encodings import Encoding
 from whatwhere.hf.context import Context
 from whatwhere.hf.softcap import capped
 
-__all__ = ["ARGUMENT", "NAME", "STASH", "Unturned", "register"]
+__all__ = ["ARGUMENT", "NAME", "WAITING", "Turned", "Unturned", "register"]
 
 #: The name that `config._attn_implementation` gets.
 NAME = "whatwhere"
@@ -27,8 +27,8 @@ NAME = "whatwhere"
 #: The keyword argument by which a context travels from the decoder to the attention function.
 ARGUMENT = "whatwhere"
 
-#: Where a context waits for the attention modules of decoders that drop that argument.
-STASH = "_whatwhere_context"
+#: Where a context waits for the rotary module, for decoders that drop that argument.
+WAITING = "waiting_context"
 
 _SINKS = ("s_aux", "sinks", "position_bias", "head_mask")
 
@@ -56,7 +56,7 @@ def attention(
     Raises Unsupported for what no score rule says (sinks, a mask of one's own), RuntimeError where
     the decoder's context did not arrive.
     """
-    context = arguments.pop(ARGUMENT, None) or module.__dict__.pop(STASH, None)
+    context = arguments.pop(ARGUMENT, None)
     if not isinstance(context, Context):
         raise RuntimeError(
             f"{type(module).__name__} was called on its own: hf.use hands positions over where "
@@ -123,6 +123,12 @@ def token_index(
     return index[:, None, None, :]
 
 
+class Turned(tuple[Tensor, ...]):
+    """Cosine and sine that carry a context: decoders hand them to every attention module."""
+
+    context: Context
+
+
 class Unturned(nn.Module):
     """Stands in the place of a rotary module: cosine 1, sine 0. Holds the encodings.
 
@@ -148,7 +154,7 @@ class Unturned(nn.Module):
 
     def forward(
         self, x: Tensor, position_ids: Tensor, layer_type: str | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """Cosine and sine of the identity, (1, n, rotated channels), in x's dtype."""
         del layer_type
         if self.config._attn_implementation != NAME:
@@ -157,7 +163,13 @@ class Unturned(nn.Module):
                 "while hf.use is in force: its vectors are not turned. Call hf.undo first"
             )
         shape = (1, position_ids.shape[-1], self.width)
-        return x.new_ones(shape), x.new_zeros(shape)
+        identity = (x.new_ones(shape), x.new_zeros(shape))
+        context = self.__dict__.pop(WAITING, None)
+        if context is None:
+            return identity
+        carrier = Turned(identity)
+        carrier.context = context
+        return carrier
 
 
 def _index(mask: Tensor | None, keys: int) -> Tensor | None:

@@ -206,6 +206,8 @@ def _hook(
     def before(module: Any, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
         arguments = _by_name(module, inputs, arguments)
         context = context_of(module.rotary_emb, backend, arguments)
+        if not line.passes_arguments:
+            setattr(module.rotary_emb, attention.WAITING, context)
         return (), arguments | {attention.ARGUMENT: context}
 
     def after(
@@ -216,10 +218,10 @@ def _hook(
         cache = arguments.get("past_key_values") if cache is None else cache
         remember(arguments[attention.ARGUMENT], cache, given.shape[1], given.device)
 
-    # The hook of a checkpointed layer runs again with it, just before its attention does.
-    def stash(module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> None:
-        inner = getattr(module, line.attention)
-        setattr(inner, attention.STASH, arguments.get(attention.ARGUMENT))
+    # Inside what is checkpointed, so that it runs again with a layer, on the arguments of its pass.
+    def unpack(module: nn.Module, inputs: tuple[Any, ...], arguments: dict[str, Any]) -> Any:
+        carrier = arguments.get("position_embeddings")
+        return inputs, arguments | {attention.ARGUMENT: getattr(carrier, "context", None)}
 
     for hook in (
         decoder.register_forward_pre_hook(before, with_kwargs=True),
@@ -227,10 +229,8 @@ def _hook(
     ):
         handle.later(hook.remove)
     if not line.passes_arguments:
-        for layer in decoder.layers:
-            handle.later(layer.register_forward_pre_hook(stash, with_kwargs=True).remove)
         for module in modules:
-            handle.later(lambda module=module: module.__dict__.pop(attention.STASH, None))
+            handle.later(module.register_forward_pre_hook(unpack, with_kwargs=True).remove)
 
 
 #: Where a config keeps an encoding that rope_parameters can not say.
