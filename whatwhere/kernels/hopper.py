@@ -21,6 +21,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from whatwhere.kernels.hopper_common import (
     accumulator,
     block_of,
+    fill,
     flag,
     judge,
     operand,
@@ -60,7 +61,14 @@ def _produce(descs, rings, tasks, sight, FORM: gl.constexpr, MODE: gl.constexpr)
         for step in range(count):
             column = block_of(step, where[0], where[1], where[2], where[3]) * BLOCK
             put(k_ring, done + step, k_desc, batch, head // group, column)
-            put(v_ring, done + step, v_desc, batch, head // group, column)
+            if FORM[2]:
+                # K's barrier of the step after says that this stage of V is free too.
+                after = done + step + 1
+                STAGES: gl.constexpr = k_ring[0].shape[0]
+                mbarrier.wait(k_ring[2].index(after % STAGES), ((after // STAGES) & 1) ^ 1)
+                fill(v_ring, done + step, v_desc, batch, head // group, column)
+            else:
+                put(v_ring, done + step, v_desc, batch, head // group, column)
         done += count
 
 
@@ -86,7 +94,7 @@ def _step(step, round, q, rings, state, where, scale_log2, look, part: gl.conste
     done, passes = round
     p, o, m, l = state
     CONSUMERS: gl.constexpr = FORM[0]
-    LATE: gl.constexpr = FORM[2]
+    JOINT: gl.constexpr = FORM[2]
     PING_PONG: gl.constexpr = FORM[3]
     BLOCK: gl.constexpr = p.shape[1]
     DV: gl.constexpr = o.shape[1]
@@ -102,7 +110,7 @@ def _step(step, round, q, rings, state, where, scale_log2, look, part: gl.conste
     if PING_PONG:
         mbarrier.arrive(order.index((part + 1) % CONSUMERS), count=1)
     s = warpgroup_mma_wait(1, deps=[s_token])
-    if not LATE:
+    if not JOINT:
         release(k_ring, done + step)
     column = block_of(step, where[0], where[1], where[2], where[3]) * BLOCK
     p, m, alpha = _softmax(s, m, scale_log2, column, look, MODE, BIAS, MASK)
@@ -111,9 +119,10 @@ def _step(step, round, q, rings, state, where, scale_log2, look, part: gl.conste
     # for products, which it is to hide, but not across a loop such as this wait is.
     take(v_ring, done + step)
     o, p16, p, alpha, l = warpgroup_mma_wait(0, deps=[o_token, p16, p, alpha, l])
-    if LATE:
+    if JOINT:
         release(k_ring, done + step)
-    release(v_ring, done + step - 1)
+    else:
+        release(v_ring, done + step - 1)
     o = o * gl.convert_layout(alpha, gl.SliceLayout(1, accumulator(DV)))[:, None]
     return p, o, m, l
 
@@ -151,12 +160,13 @@ def _attend(q, rings, round, where, count, masked, scale_log2, look, part: gl.co
 
 
 @gluon.jit
-def _finish(p, o, v_ring, last):
+def _finish(p, o, v_ring, last, JOINT: gl.constexpr):
     """The last PV."""
     p16 = gl.convert_layout(p.to(v_ring[0].dtype), operand(o.shape[1]))
     token = warpgroup_mma(p16, stage(v_ring, last), o, is_async=True)
     o, p16 = warpgroup_mma_wait(0, deps=[token, p16])
-    release(v_ring, last)
+    if not JOINT:
+        release(v_ring, last)
     return o
 
 
@@ -215,7 +225,7 @@ def _consume(part: gl.constexpr, rings, tasks, sight, target, scale_log2, WIDTH:
                 q, rings, round, where, count, masked, scale_log2, look, part, FORM, MODE, BIAS
             )
             release(q_ring, turn * CONSUMERS + part)
-        o = _finish(p, o, v_ring, done + count - 1)
+        o = _finish(p, o, v_ring, done + count - 1, FORM[2])
         _write(o, m, l, row, batch, head, tasks, target, WIDTH)
         done += count
 
@@ -259,9 +269,10 @@ def forward(
     """softmax(scale · q kᵀ + bias) v over the pairs seen, and its log-sum-exp.
 
     WIDTH: how many of v's channels there are (its tiles may be wider); all_heads = batch · heads.
-    FORM: (CONSUMERS, HOLD_Q, LATE, PING_PONG, PERSISTENT): how many consumers; keep Q in registers;
-    free K together with V; consumers issue their products in turn; a CTA takes blocks until there
-    are no more, instead of one. MODE: CAUSAL, WINDOWED, PLACED.
+    FORM: (CONSUMERS, HOLD_Q, JOINT, PING_PONG, PERSISTENT): how many consumers; keep Q in
+    registers; free K together with the V before, at one barrier (as many stages of both);
+    consumers issue their products in turn; a CTA takes blocks until there are no more.
+    MODE: (CAUSAL, WINDOWED, PLACED).
     """
     CONSUMERS: gl.constexpr = FORM[0]
     rings = (

@@ -21,6 +21,7 @@ __all__ = [
     "accumulator",
     "block_of",
     "fetch",
+    "fill",
     "flag",
     "judge",
     "operand",
@@ -103,14 +104,22 @@ def fetch(desc, batch, head, row, barrier, tile):
 
 
 @gluon.jit
-def put(ring, step, desc, batch, head, row):
-    """Producer: as soon as the stage of this step is free, start filling it."""
-    tiles, full, free = ring
+def fill(ring, step, desc, batch, head, row):
+    """Producer: start filling the stage of this step, which is known to be free."""
+    tiles, full, _free = ring
     STAGES: gl.constexpr = tiles.shape[0]
     at = step % STAGES
-    mbarrier.wait(free.index(at), ((step // STAGES) & 1) ^ 1)
     mbarrier.expect(full.index(at), desc.block_type.nbytes)
     fetch(desc, batch, head, row, full.index(at), tiles.index(at))
+
+
+@gluon.jit
+def put(ring, step, desc, batch, head, row):
+    """Producer: as soon as the stage of this step is free, start filling it."""
+    tiles, _full, free = ring
+    STAGES: gl.constexpr = tiles.shape[0]
+    mbarrier.wait(free.index(step % STAGES), ((step // STAGES) & 1) ^ 1)
+    fill(ring, step, desc, batch, head, row)
 
 
 @gluon.jit

@@ -39,14 +39,14 @@ class Sizes(NamedTuple):
     v_stages: int
     consumers: int = 2
     hold_q: bool = False
-    late: bool = False
+    joint: bool = False
     ping_pong: bool = False
     persistent: bool = False
     ahead: bool = False  # of dQ only
 
     @property
     def form(self) -> tuple[int, bool, bool, bool, bool]:
-        return self.consumers, self.hold_q, self.late, self.ping_pong, self.persistent
+        return self.consumers, self.hold_q, self.joint, self.ping_pong, self.persistent
 
 
 class KeySizes(NamedTuple):
