@@ -33,7 +33,7 @@ def turn_table(offset, table, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _program(n, blocks, groups, BLOCK_N: tl.constexpr):
-    """Which batch element, block of positions and group of heads this program has.
+    """Which batch element, group of heads and block of positions this program has.
 
     Groups of heads are neighbours: with (batch, token, head) storage they share memory pages.
     """
@@ -41,7 +41,7 @@ def _program(n, blocks, groups, BLOCK_N: tl.constexpr):
     group = program % groups
     block = program // groups
     row = (block % blocks) * BLOCK_N + tl.arange(0, BLOCK_N)
-    return block // blocks, block, group, row, (row < n)[:, None]
+    return block // blocks, group, row, (row < n)[:, None]
 
 
 @triton.jit
@@ -130,7 +130,7 @@ def forward(q, k, q_out, k_out, positions, turns, early_turns, table, temperatur
     `turn_table`, temperature (1 or b, n) float32, decay (gamma, side / span) of
     queries; keys get its reciprocal. A step is 0 where all batch elements share a row.
     """
-    batch, _block, group, row, inside = _program(n, blocks, groups, BLOCK_N)
+    batch, group, row, inside = _program(n, blocks, groups, BLOCK_N)
     angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
               centre)  # fmt: skip
     total = heads + kv_heads
@@ -148,8 +148,8 @@ def forward(q, k, q_out, k_out, positions, turns, early_turns, table, temperatur
 
 
 @triton.jit
-def _backward_heads(source, raw, target, low, high, table, heads, temper, side, partial, block,
-                    batch, row, inside, n, angles, BACK: tl.constexpr, TURNED: tl.constexpr,
+def _backward_heads(source, raw, target, low, high, table, heads, temper, side, partial, chunk,
+                    more, batch, row, inside, n, angles, BACK: tl.constexpr, TURNED: tl.constexpr,
                     PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
                     REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
                     BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
@@ -179,40 +179,52 @@ def _backward_heads(source, raw, target, low, high, table, heads, temper, side, 
         if partial is not None:
             column, exists = columns(tl.arange(0, 1), F, BLOCK_F)
             turned = tl.sum(TURNED(first, second, a, b, c, s, kind), axis=0)[None, :]
-            at = partial + (block.to(tl.int64) * heads + head) * F
-            tl.store(at + column, turned, exists)
+            at = partial + (chunk.to(tl.int64) * heads + head) * F + column
+            tl.store(at, turned + tl.load(at, exists & more, other=0.0), exists)
         a, b = BACK(first, second, a, c, s, kind)
         write(target, batch, head, row, inside, a, b, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
         copy(source, target, batch, head, row, inside, temper, 2 * F, IN, REST, BLOCK_R)
 
 
-@triton.jit(do_not_specialize=["n", "blocks", "groups", "heads", "kv_heads", "position_step",
-                               "temperature_step", "start", "direction", "centre"])  # fmt: skip
+@triton.jit(do_not_specialize=["n", "blocks", "span", "chunks", "groups", "heads", "kv_heads",
+                               "position_step", "temperature_step", "start", "direction",
+                               "centre"])  # fmt: skip
 def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, early_turns, table,
-             temperature, n, blocks, groups, heads, kv_heads, position_step, temperature_step,
-             start, direction, amplitude, decay, centre, BACK: tl.constexpr,
+             temperature, n, blocks, span, chunks, groups, heads, kv_heads, position_step,
+             temperature_step, start, direction, amplitude, decay, centre, BACK: tl.constexpr,
              TURNED: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
              F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
              BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Gradients of raw queries and keys (q_out, k_out) from those of their features.
 
     Features are y = m e^(I φ), so d loss / d φ = grad_1 y_0 - grad_0 y_1 for every map. Its sum
-    over the block's positions goes to partial (batch · blocks, heads, F) float32, each element
-    written by one program: the sum over blocks that follows has a fixed order (no atomics).
+    over a chunk of `span` blocks of positions goes to partial (batch · chunks, heads, F) float32,
+    each element written by one program: the sum over chunks that follows has a fixed order (no
+    atomics). Long chunks keep the sums few; they stay in the cache while a chunk is computed.
     """
-    batch, block, group, row, inside = _program(n, blocks, groups, BLOCK_N)
+    program = tl.program_id(0)
+    group, chunk = program % groups, program // groups
+    batch = chunk // chunks
     angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
               centre)  # fmt: skip
     total = heads + kv_heads
     low, high = group * total // groups, (group + 1) * total // groups
-    if low < heads:
-        temper = _temper(batch, row, n, temperature, temperature_step)
-        _backward_heads(q_grad, q, q_out, low, tl.minimum(high, heads), table, heads, temper, 1,
-                        partial, block, batch, row, inside, n, angles, BACK, TURNED, PAIRED,
-                        INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
-    if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
-        if high > heads:
-            _backward_heads(k_grad, k, k_out, tl.maximum(low, heads) - heads, high - heads, None,
-                            heads, None, -1, None, block, batch, row, inside, n, angles, BACK,
+    first = (chunk % chunks) * span
+    for block in range(first, tl.minimum(first + span, blocks)):
+        if partial is not None:
+            # Any thread may read the block before's sums: by now all of them have been written.
+            tl.debug_barrier()
+        row = block * BLOCK_N + tl.arange(0, BLOCK_N)
+        inside = (row < n)[:, None]
+        if low < heads:
+            temper = _temper(batch, row, n, temperature, temperature_step)
+            _backward_heads(q_grad, q, q_out, low, tl.minimum(high, heads), table, heads, temper,
+                            1, partial, chunk, block > first, batch, row, inside, n, angles, BACK,
                             TURNED, PAIRED, INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R,
                             DEPTH)  # fmt: skip
+        if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
+            if high > heads:
+                _backward_heads(k_grad, k, k_out, tl.maximum(low, heads) - heads, high - heads,
+                                None, heads, None, -1, None, chunk, False, batch, row, inside, n,
+                                angles, BACK, TURNED, PAIRED, INTERLEAVED, F, REST, BLOCK_N,
+                                BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, rows, tokens_first
+from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, tokens_first
 
 __all__ = ["backward", "forward", "keys", "needs_raw"]
 
@@ -45,8 +45,10 @@ def backward(
     partial = None
     if wants_offset:
         count = inputs.turns.shape[0]
-        blocks = q_grad.shape[0] * -(-q_grad.shape[2] // rows("backward", recipe, count))
-        partial = q_grad.new_empty((blocks, q_grad.shape[1], count), dtype=torch.float32)
+        b, h, n, _ = q_grad.shape
+        both = h + (0 if k_grad is None else k_grad.shape[1])
+        chunks = b * plan("backward", recipe, count, b, n, both).chunks
+        partial = q_grad.new_empty((chunks, h, count), dtype=torch.float32)
     tensors = (*raw, q_grad, k_grad, q_out, k_out)
     launch("backward", tensors, (partial,), inputs, recipe, width)
     return q_out, k_out, None if partial is None else partial.sum(dim=0)

@@ -22,11 +22,12 @@ __all__ = [
     "RECIPES",
     "SIZES",
     "Inputs",
+    "Plan",
     "Recipe",
     "Sizes",
     "empty",
     "launch",
-    "rows",
+    "plan",
     "tokens_first",
 ]
 
@@ -38,20 +39,22 @@ PROGRAMS = 2048
 class Sizes:
     """What a program holds: a tile of positions times frequencies, by how many warps, for how many
     heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
-    ahead of the one that is computed, and a cap on the registers of a thread of 16-bit vectors."""
+    ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and for
+    how many blocks of positions at most, one after the other, sums for δ are kept (backward)."""
 
     tile: int
     warps: int
     heads: int
     depth: int = 1
     registers: int | None = None
+    span: int = 8
 
 
 #: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper.
 SIZES = {
     ("forward", False): Sizes(1024, 4, 16, 2),
     ("forward", True): Sizes(1024, 4, 16, 1),
-    ("backward", False): Sizes(1024, 4, 16, 0, 64),
+    ("backward", False): Sizes(1024, 4, 16, 0, 80),
     ("backward", True): Sizes(1024, 4, 16, 1),
 }
 
@@ -127,10 +130,32 @@ def empty(x: Tensor, width: int, by_tokens: bool) -> Tensor:
     return x.new_empty((b, h, n, width))
 
 
-def rows(direction: str, recipe: str, frequencies: int) -> int:
-    """How many positions a program holds."""
-    tile = SIZES[direction, RECIPES[recipe].paired].tile
-    return max(1, tile // triton.next_power_of_2(frequencies))
+@dataclass(frozen=True)
+class Plan:
+    """How a launch divides its work: blocks of positions, chunks of blocks, groups of heads."""
+
+    block: int
+    blocks: int
+    span: int
+    groups: int
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of blocks of one batch element."""
+        return triton.cdiv(self.blocks, self.span)
+
+
+def plan(
+    direction: str, recipe: str, frequencies: int, batch: int, length: int, heads: int
+) -> Plan:
+    """The division of (batch, length) positions and `heads` heads, queries and keys together."""
+    sizes = SIZES[direction, RECIPES[recipe].paired]
+    block = max(1, sizes.tile // triton.next_power_of_2(frequencies))
+    blocks = triton.cdiv(length, block)
+    groups = max(triton.cdiv(PROGRAMS, blocks * batch), triton.cdiv(heads, sizes.heads))
+    groups = min(groups, heads)
+    span = 1 if direction == "forward" else batch * blocks * groups // (2 * PROGRAMS)
+    return Plan(block, blocks, max(1, min(span, sizes.span)), groups)
 
 
 def launch(
@@ -147,23 +172,25 @@ def launch(
     heads, kv_heads = shape[1], 0 if out_k is None else out_k.shape[1]
     frequencies, how = inputs.turns.shape[0], RECIPES[recipe]
     sizes = SIZES[direction, how.paired]
-    block = rows(direction, recipe, frequencies)
-    blocks = triton.cdiv(shape[2], block)
     total = heads + kv_heads
-    groups = max(triton.cdiv(PROGRAMS, blocks * shape[0]), triton.cdiv(total, sizes.heads))
-    groups = min(groups, total)
+    how_many = plan(direction, recipe, frequencies, shape[0], shape[2], total)
+    count = (how_many.blocks, how_many.groups)
+    if direction == "backward":
+        count = (how_many.blocks, how_many.span, how_many.chunks, how_many.groups)
     rest = width - how.channels(frequencies)
-    half = all(x is None or x.element_size() == 2 for x in tensors)
+    # Wider vectors and further options need more registers than the cap was chosen for.
+    capped = all(x is None or x.element_size() == 2 for x in tensors)
+    capped = capped and rest == 0 and inputs.early_turns is None and inputs.temperature is None
     gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
     with on_device:
-        _KERNELS[direction][(shape[0] * blocks * groups,)](
+        _KERNELS[direction][(shape[0] * how_many.chunks * how_many.groups,)](
             *(None if x is None else _described(x) for x in tensors),
             *extra,
             *(_row_major(inputs.positions), inputs.turns, inputs.early_turns),
             None if inputs.offset is None else _turned(inputs.offset),
             None if inputs.temperature is None else _row_major(inputs.temperature),
-            *(shape[2], blocks, groups, heads, kv_heads),
+            *(shape[2], *count, heads, kv_heads),
             _step(inputs.positions),
             0 if inputs.temperature is None else _step(inputs.temperature),
             *(inputs.start, inputs.direction, inputs.amplitude),
@@ -173,12 +200,12 @@ def launch(
             INTERLEAVED=how.interleaved,
             F=frequencies,
             REST=rest,
-            BLOCK_N=block,
+            BLOCK_N=how_many.block,
             BLOCK_F=triton.next_power_of_2(frequencies),
             BLOCK_R=triton.next_power_of_2(max(rest, 1)),
             DEPTH=sizes.depth,
             num_warps=sizes.warps,
-            maxnreg=sizes.registers if half else None,
+            maxnreg=sizes.registers if capped else None,
         )
 
 
