@@ -21,6 +21,7 @@ from whatwhere.cli.bench import bench
 from whatwhere.cli.cite import cite
 from whatwhere.cli.compare import compare
 from whatwhere.cli.explain import explain
+from whatwhere.cli.extend import extend
 from whatwhere.cli.ls import ls
 from whatwhere.cli.report import report
 from whatwhere.cli.show import show
@@ -69,6 +70,7 @@ app.command()(explain)
 app.command()(angles)
 app.command()(show)
 app.command()(compare)
+app.command()(extend)
 app.command()(report)
 app.command()(cite)
 app.add_typer(bench)

@@ -1,0 +1,293 @@
+"""Every method on the same tokens: perplexity against length, pass keys, copies, as rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from whatwhere import hf
+from whatwhere.extend import methods, retrieval, stock
+from whatwhere.extend.forward import PIECE, Reader
+from whatwhere.extend.models import Source
+from whatwhere.extend.plan import Plan
+from whatwhere.extend.results import Results, key_of
+from whatwhere.study.rows import commit, device_name, versions
+
+__all__ = ["BLOCKS", "Task", "compare", "plan_of"]
+
+BLOCKS = 32
+"""Equal parts of the text whose losses a row keeps: methods are compared part by part."""
+
+_FAULTS = (ValueError, RuntimeError, MemoryError, NotImplementedError)
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One measurement of one method: a row once it is done, `work` in arbitrary units."""
+
+    made: methods.Made
+    engine: str
+    target: int
+    row: Row
+    work: float
+
+
+def plan_of(plan: Plan, source: Source) -> list[Task]:
+    """All measurements, those of one method and target one after another; equal ones once."""
+    found: dict[tuple[Any, ...], Task] = {}
+    for method in plan.methods:
+        for target in plan.targets:
+            made = methods.make(method, target / source.train_length, source.train_length)
+            for engine in ("whatwhere", "transformers") if plan.stock else ("whatwhere",):
+                for row in _rows(plan, source.train_length, target):
+                    row = _named(plan, source, made, engine, target) | row
+                    if engine == "transformers" and row["task"] != "perplexity":
+                        continue
+                    key = (made, engine, tuple(row.get(k) for k in _PLACE))
+                    found.setdefault(key, Task(made, engine, target, row, _work(plan, row)))
+    return list(found.values())
+
+
+_PLACE = ("task", "mode", "metric", "eval_length", "depth")
+
+
+def _rows(plan: Plan, trained: int, target: int) -> Iterator[Row]:
+    for length in dict.fromkeys((trained, target)):
+        yield {"task": "perplexity", "mode": "one_pass", "metric": "nll", "eval_length": length}
+    if plan.streamed:
+        yield {"task": "perplexity", "mode": "streamed", "metric": "nll", "eval_length": target,
+               "stride": plan.streamed}  # fmt: skip
+    if plan.sliding:
+        yield {"task": "perplexity", "mode": "sliding", "metric": "nll", "eval_length": target,
+               "stride": plan.sliding}  # fmt: skip
+    for length in dict.fromkeys((trained, target)):
+        for depth in plan.depths if plan.keys else ():
+            yield {"task": "passkey", "mode": "one_pass", "metric": "accuracy",
+                   "eval_length": length, "depth": depth}  # fmt: skip
+    for length in dict.fromkeys((trained, target)) if plan.copies else ():
+        yield {"task": "copy", "mode": "one_pass", "metric": "accuracy", "eval_length": length}
+
+
+def compare(
+    plan: Plan,
+    source: Source,
+    model: Any,
+    text: Int64[Tensor, "n"],
+    results: Results,
+    told: Callable[[Task, Row | None], None] = lambda task, row: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Row]:
+    """Measure what is missing in `results`; the rows of this plan, in its order.
+
+    told is called before a measurement (row None) and after it. What fails becomes a row with
+    `error`. Raises KeyboardInterrupt between two measurements once stop() holds.
+    """
+    tasks = plan_of(plan, source)
+    open_tasks = [task for task in tasks if not results.has(task.row)]
+    groups: dict[tuple[Any, ...], list[Task]] = {}
+    for task in open_tasks:
+        groups.setdefault((task.made.expression, task.engine, task.made.method), []).append(task)
+    for group in groups.values():
+        _group(plan, source, model, text, results, group, told, stop)
+    return [results.rows[key] for task in tasks if (key := key_of(task.row)) in results.rows]
+
+
+def _group(
+    plan: Plan, source: Source, model: Any, text: Tensor, results: Results, group: list[Task],
+    told: Callable[[Task, Row | None], None], stop: Callable[[], bool],
+) -> None:  # fmt: skip
+    """The measurements that share a method: the model is given it once."""
+    made = group[0].made
+    try:
+        handle, encoding = _used(plan, source, model, made, group[0].engine)
+    except _FAULTS as error:
+        if group[0].engine == "transformers":  # the method has no form there: nothing to measure
+            return
+        for task in group:
+            results.add(task.row | {"error": _sentence(error)})
+            told(task, results.rows[key_of(task.row)])
+        return
+    try:
+        form = methods.form_of(made.expression, source.config, encoding)
+        for task in group:
+            if stop():
+                raise KeyboardInterrupt
+            told(task, None)
+            row = task.row | _cost(form)
+            began = time.monotonic()
+            try:
+                row |= _measured(plan, source, model, text, task.row, encoding, task.engine)
+            except _FAULTS as error:
+                row["error"] = _sentence(error)
+            row["seconds"] = round(time.monotonic() - began, 3)
+            results.add(row)
+            told(task, row)
+    finally:
+        handle()
+
+
+def _used(
+    plan: Plan, source: Source, model: Any, made: methods.Made, engine: str
+) -> tuple[Callable[[], Any], Any]:
+    """The model under a method: what takes it back, and the encoding of its layers."""
+    probe = hf.use(model, made.expression, train_length=source.train_length)
+    encoding = probe.decoder.rotary_emb.encoding(0)[0]
+    if engine == "transformers":
+        probe.undo()
+        return stock.use(model, hf.to_rope_parameters(made.expression, source.config)), encoding
+    terms = len(encoding.rule(2).terms)
+    if plan.backend == "auto" and terms <= 1:
+        return probe.undo, encoding
+    probe.undo()
+    # Several products a pair: no kernel of torch's; in pieces the dense backend is the fastest.
+    backend = "reference" if plan.backend == "auto" else plan.backend
+    again = hf.use(model, made.expression, train_length=source.train_length, backend=backend)
+    return again.undo, encoding
+
+
+def _measured(
+    plan: Plan, source: Source, model: Any, text: Tensor, row: Row, encoding: Any, engine: str
+) -> Row:
+    length, task = row["eval_length"], row["task"]
+    pieces = None
+    if row["mode"] == "streamed":
+        pieces = plan.streamed
+    elif engine == "whatwhere" and len(encoding.rule(2).terms) > 1:
+        # The same numbers as in one pass, unless frequencies follow the length of the text.
+        pieces = None if encoding.length_dependent else PIECE * (1 if plan.device == "cpu" else 4)
+    reader = Reader(model, pieces)
+    if task == "perplexity" and row["mode"] == "sliding":
+        return _sliding(plan, reader, text, length)
+    if task == "perplexity":
+        return _perplexity(plan, reader, text, length, source.train_length)
+    filler = text[: max(plan.scored + 1, length)]
+    if task == "passkey":
+        samples = retrieval.passkeys(
+            filler, source.tokenizer, length, row["depth"], plan.keys, plan.seed
+        )
+    else:
+        samples = retrieval.copies(filler, length, 0.1, plan.copies, plan.seed)
+    found = retrieval.score(reader, samples, plan.device, plan.batch_tokens)
+    if not math.isfinite(found.nll):
+        raise ValueError("the model's probabilities are not finite")
+    share = found.hits / found.samples if task == "passkey" else found.right / found.tokens
+    return {
+        "value": share,
+        "n": found.samples,
+        "token_accuracy": found.right / found.tokens,
+        "answer_nll": found.nll / found.tokens,
+    }
+
+
+def _perplexity(plan: Plan, reader: Reader, text: Tensor, length: int, trained: int) -> Row:
+    """Windows of `length` tokens over the same text, every token but the first scored once."""
+    scored = plan.scored
+    losses = torch.empty(scored)
+    whole = scored // length
+    step = max(1, plan.batch_tokens // length)
+    for start in range(0, whole, step):
+        count = min(step, whole - start)
+        ids = text[start * length : (start + count) * length + 1].unfold(0, length + 1, length)
+        found = reader.losses(ids.to(plan.device)).cpu()
+        losses[start * length : (start + count) * length] = found.flatten()
+    if scored > whole * length:  # the rest, with what context there is
+        ids = text[whole * length : scored + 1][None].to(plan.device)
+        losses[whole * length :] = reader.losses(ids)[0].cpu()
+    if not bool(torch.isfinite(losses).all()):
+        raise ValueError("the model's probabilities are not finite")
+    edges = [0, *_edges(trained, length)]
+    place = torch.arange(scored) % length
+    by_place = [losses[(place >= a) & (place < b)] for a, b in pairwise(edges)]
+    blocks = [float(part.double().mean()) for part in losses.tensor_split(BLOCKS)]
+    return {
+        "value": float(losses.double().mean()),
+        "n": scored,
+        "blocks": [round(each, 5) for each in blocks],
+        "positions": edges,
+        "by_position": [round(float(part.double().mean()), 5) for part in by_place],
+    }
+
+
+def _edges(trained: int, length: int) -> Iterator[int]:
+    """Ends of position buckets: the halves of the trained length, then doublings up to length."""
+    edge = max(1, trained // 4)
+    while edge < length:
+        yield edge
+        edge *= 2
+    yield length
+
+
+def _sliding(plan: Plan, reader: Reader, text: Tensor, length: int) -> Row:
+    """Windows a stride apart, of which only the last `stride` tokens are scored."""
+    stride = min(plan.sliding, length)
+    room = len(text) - 1 - length
+    count = max(1, min(plan.sliding_windows, room // stride + 1))
+    total = 0.0
+    for number in range(count):
+        ids = text[number * stride : number * stride + length + 1][None].to(plan.device)
+        total += float(reader.losses(ids)[:, -stride:].double().sum())
+    value = total / (count * stride)
+    if not math.isfinite(value):
+        raise ValueError("the model's probabilities are not finite")
+    return {"value": value, "n": count * stride, "stride": stride}
+
+
+def _named(plan: Plan, source: Source, made: methods.Made, engine: str, target: int) -> Row:
+    return {
+        "study": "extend",
+        "model": source.name,
+        "method": made.method,
+        "encoding": made.expression,
+        "engine": engine,
+        "train_length": source.train_length,
+        "factor": target / source.train_length,
+        "unit": "token",
+        "seed": plan.seed,
+        "dtype": plan.dtype,
+        "adapter": plan.adapter,
+        "device": device_name(plan.device),
+        "commit": commit(),
+        "versions": versions() | {"transformers": _transformers()},
+    }
+
+
+def _cost(form: methods.Form) -> Row:
+    found = asdict(form)
+    parameters = found.pop("parameters") or {}
+    kinds = parameters.get("rope_type") or sorted(
+        {str(each.get("rope_type")) for each in parameters.values() if isinstance(each, dict)}
+    )
+    return found | {"rope_type": kinds or None}
+
+
+def _work(plan: Plan, row: Row) -> float:
+    length = row["eval_length"]
+    tokens = {
+        "perplexity": plan.scored,
+        "passkey": length * plan.keys,
+        "copy": length * plan.copies,
+    }[row["task"]]
+    if row["mode"] == "sliding":
+        tokens = length * plan.sliding_windows
+    return tokens * (1.0 + length / 4096)
+
+
+def _sentence(error: BaseException) -> str:
+    text = str(error).strip().split("\n")[0] or type(error).__name__
+    return text[:300]
+
+
+def _transformers() -> str:
+    import transformers
+
+    return transformers.__version__

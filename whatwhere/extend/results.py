@@ -1,0 +1,75 @@
+"""The directory of a comparison: config.json and rows.jsonl; nothing is measured twice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from whatwhere.study import rows as files
+
+__all__ = ["Results", "open_results"]
+
+Row = dict[str, Any]
+
+KEY = ("method", "encoding", "engine", "task", "mode", "metric", "eval_length", "depth", "seed")
+
+
+def key_of(row: Row) -> tuple[Any, ...]:
+    """What tells the measurements of one directory apart."""
+    return tuple(row.get(name) for name in KEY)
+
+
+class Results:
+    """Rows by what they measure, each on the disk before the next is begun."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path / "rows.jsonl"
+        files.mend(self.path)
+        self.rows = {key_of(row): row for row in files.read_rows(self.path)}
+
+    def has(self, row: Row) -> bool:
+        """Whether this is measured; what failed before is tried again."""
+        found = self.rows.get(key_of(row))
+        return found is not None and "error" not in found
+
+    def add(self, row: Row) -> None:
+        """Append a row and remember it."""
+        files.append(self.path, row)
+        self.rows[key_of(row)] = row
+
+
+def open_results(path: Path, identity: dict[str, Any]) -> Results:
+    """The directory for measurements that share `identity`, made if need be.
+
+    Raises ValueError if it holds those of another, and names the fields; FileExistsError for a
+    file.
+    """
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"--out {path} is a file; give a directory, or a name that is free")
+    wanted = json.loads(json.dumps(identity))
+    file = path / "config.json"
+    if file.exists():
+        found = json.loads(file.read_text())
+        differing = [
+            f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
+            for key in dict.fromkeys([*found, *wanted])
+            if found.get(key) != wanted.get(key)
+        ]
+        if differing:
+            raise ValueError(
+                f"--out {path} holds results of another configuration: {'; '.join(differing)}. "
+                "Give a new --out"
+            )
+    else:
+        strangers = [e.name for e in path.iterdir()] if path.is_dir() else []
+        if any(not name.startswith((".", "README")) for name in strangers):
+            raise ValueError(
+                f"--out {path} holds {', '.join(sorted(strangers)[:3])} and no config.json; give a "
+                "new or empty directory"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        beside = path / ".config.json.new"
+        beside.write_text(json.dumps(wanted, indent=2) + "\n")
+        beside.replace(file)
+    return Results(path)

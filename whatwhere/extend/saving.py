@@ -1,0 +1,41 @@
+"""A model with its method, written so that others can run it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from whatwhere import hf
+from whatwhere.extend.models import Source
+
+__all__ = ["save"]
+
+
+def save(model: Any, source: Source, expression: str, folder: Path) -> str:
+    """Write model and tokenizer to `folder`; a sentence that says who can read it.
+
+    Where the method has a form in `rope_parameters`, plain transformers reads it; else the config
+    names the expression, and `hf.use(model)` applies it again. Raises FileExistsError for a folder
+    that holds files.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"--save {folder} exists and is not empty; give a new folder")
+    if hasattr(model, "merge_and_unload"):
+        model = model.merge_and_unload()
+    try:
+        form: Any = hf.to_rope_parameters(expression, source.config)
+        reason = ""
+    except ValueError as error:
+        form, reason = None, str(error)
+    import warnings
+
+    with hf.use(model, expression, train_length=source.train_length), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # said below, in our own words
+        model.save_pretrained(folder)
+    source.tokenizer.save_pretrained(folder)
+    if form is not None:
+        return f"saved   {folder}: plain transformers runs it as {expression}"
+    return (
+        f"saved   {folder}: {reason}. Load it with transformers, then whatwhere.hf.use(model) "
+        f"applies {expression}"
+    )
