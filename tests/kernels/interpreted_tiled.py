@@ -30,8 +30,8 @@ def dense(q: Tensor, k: Tensor, v: Tensor, pairs: P.Pairs) -> tuple[Tensor, Tens
     group = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
     n, m = q.shape[2], k.shape[2]
-    i_place = pairs.q_place if pairs.placed else place(torch.arange(n), 0)
-    j_place = pairs.k_place if pairs.placed else place(torch.arange(m), 0)
+    i_place = pairs.q_place if pairs.placed else place(torch.arange(n, device=q.device), 0)
+    j_place = pairs.k_place if pairs.placed else place(torch.arange(m, device=q.device), 0)
     i, j = i_place[:, 0, :, None].long(), j_place[:, 0, None, :].long()
     seen = i_place[:, 1, :, None] == j_place[:, 1, None, :]
     if pairs.causal:

@@ -36,12 +36,13 @@ class Compiled:
 
 def compile_for_hopper(
     kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], warps: int, stages: int = 3,
-    registers: int | None = None,
+    registers: int | None = None, capability: int = 90,
 ) -> Compiled:  # fmt: skip
     """Compile with a signature such as {"q": ("*bf16", "i64", "i64", "i64"), "n": "i32"}.
 
     Pointers and the members of tuples count as multiples of 16, as they are in a real call; None
-    is an absent argument; top-level integers are left general (do_not_specialize).
+    is an absent argument; top-level integers are left general (do_not_specialize). For another GPU
+    than Hopper give its compute capability, 80 for 8.0.
     """
     signature: dict[str, Any] = {}
     values: dict[Any, Any] = {}
@@ -59,7 +60,7 @@ def compile_for_hopper(
     source = ASTSource(kernel, signature, values, attributes)
     built = triton.compile(
         source,
-        target=GPUTarget("cuda", 90, 32),
+        target=GPUTarget("cuda", capability, 32),
         options={"num_warps": warps, "num_stages": stages, "maxnreg": registers},
     )
     return _examined(built)

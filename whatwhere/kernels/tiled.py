@@ -112,7 +112,7 @@ def scores(left, right, i, of_i, j, of_j, exists, scale_log2, slope, window, SEE
     """
     s = product(left, right)
     if BIAS is not None:
-        s = s * scale_log2 + BIAS(i, j, slope)
+        s = s * scale_log2 + BIAS(i, j, slope, CAUSAL)
     if MASK:
         s = tl.where(SEEN(i, j, of_i, of_j, window, CAUSAL, WINDOWED, PLACED) & exists, s,
                      float("-inf"))  # fmt: skip
