@@ -78,7 +78,8 @@ def use(
         backend: as in `whatwhere.attend`.
 
     Keys are cached as they come from their projections, and turned when they are read: decoding
-    equals one pass for every method. Returns a handle for `undo`, or for `with`.
+    equals one pass (where frequencies follow the length, in the first layer only: what deeper
+    layers cached was made at other lengths). Returns a handle for `undo`, or for `with`.
     Raises UnknownName, TypeError or ValueError before anything is changed.
     """
     inner = _transformers_model(model)

@@ -56,7 +56,11 @@ def choose(
     found: dict[str, Choice] = {}
     for name in types:
         text = own.get(name) or own[""]
-        trained = train_length or train_length_of(config, written.get(name) or written[""])
+        trained = (
+            train_length
+            if train_length is not None
+            else train_length_of(config, written.get(name) or written[""])
+        )
         context = Context(trained, factor)
         found[name] = _choice(asked.get(name), text, shape, context)
         check(found[name].encoding, shape, trained)

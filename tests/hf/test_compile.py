@@ -1,0 +1,100 @@
+"""torch.compile of a released model with `use` in force: one graph, the same numbers.
+
+In fresh processes: dynamo can not trace the checks that tests run under.
+"""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fresh import ROOT, run_python
+
+SCRIPT = """
+import sys, json, torch, logging
+logging.disable(logging.WARNING)
+sys.path.insert(0, TESTS)
+from hf.models import tiny_model, tokens
+from whatwhere import hf
+torch.set_num_threads(1)
+failures = {}
+
+def check(name, found, expected):
+    bound = 2e-5 * max(1.0, float(expected.abs().max()))
+    gap = float((found - expected).abs().max())
+    assert gap <= bound, (name, gap)
+
+for kind, text, trained in CASES:
+    torch._dynamo.reset()
+    try:
+        model = tiny_model(kind)
+        hf.use(model, text)
+        compiled = torch.compile(model, fullgraph=True, backend=BACKEND)
+        for length in (13, 21):
+            ids = tokens(2, length)
+            mask = torch.ones_like(ids)
+            mask[0, :4] = 0
+            padded = {"attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+            # A mask must be there or not: its values are not read inside a graph.
+            for given in ({}, padded):
+                given["use_cache"] = False
+                real = given.get("attention_mask", torch.ones_like(ids)).bool()
+                with torch.set_grad_enabled(trained):
+                    expected, found = model(ids, **given).logits, compiled(ids, **given).logits
+                check(length, found[real], expected[real])
+                if trained:
+                    weight = model.model.layers[0].self_attn.k_proj.weight
+                    a, = torch.autograd.grad(expected[real].square().sum(), weight)
+                    b, = torch.autograd.grad(found[real].square().sum(), weight)
+                    check("gradient", b, a)
+    except Exception as error:
+        failures[f"{kind} {text}"] = f"{type(error).__name__}: {error}"[:2500]
+print(json.dumps(failures))
+"""
+
+DECODE = """
+import sys, json, torch, logging
+logging.disable(logging.WARNING)
+sys.path.insert(0, TESTS)
+from hf.models import tiny_model, tokens
+from transformers import StaticCache
+from whatwhere import hf
+torch.set_num_threads(1)
+model, ids = tiny_model("llama"), tokens(2, 16)
+hf.use(model, "rope+yarn(factor=4)")
+with torch.no_grad():
+    whole = model(ids).logits
+    cache = StaticCache(config=model.config, max_cache_len=32)
+    parts = [model(ids[:, :9], past_key_values=cache).logits]
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch._dynamo.config.error_on_recompile = False
+    for at in range(9, 16):
+        parts.append(compiled(ids[:, at : at + 1], past_key_values=cache).logits)
+        if at == 10:
+            torch._dynamo.config.error_on_recompile = True
+print(json.dumps(float((torch.cat(parts, 1) - whole).abs().max() / whole.abs().max())))
+"""
+
+
+def failures(backend: str, cases: list[tuple[str, str, bool]]) -> dict[str, str]:
+    script = SCRIPT.replace("CASES", repr(cases)).replace("BACKEND", repr(backend))
+    return json.loads(
+        run_python(script.replace("TESTS", repr(str(ROOT / "tests")))).splitlines()[-1]
+    )
+
+
+def test_there_is_no_graph_break() -> None:
+    cases = [("llama", "rope+yarn(factor=4)", True), ("llama", "alibi", False)]
+    cases += [("gemma3_text", "rope", False), ("stablelm", "rope", False)]
+    assert failures("aot_eager", cases) == {}
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same() -> None:
+    cases = [("llama", "rope+yarn(factor=4)", True), ("mistral", "rope", False)]
+    assert failures("inductor", cases) == {}
+
+
+def test_decoding_over_a_static_cache_compiles_once() -> None:
+    script = DECODE.replace("TESTS", repr(str(ROOT / "tests")))
+    assert json.loads(run_python(script).splitlines()[-1]) < 2e-5
