@@ -47,7 +47,10 @@ class Term:
 
 @runtime_checkable
 class Bias(Protocol):
-    """b(h, i, j): an addition to the score that knows heads and positions, not vectors."""
+    """b(h, i, j): an addition to the score that knows heads and positions, not vectors.
+
+    A bias with an attribute `slopes` (h,) is -slopes[h] · |i - j| and nothing else: kernels add it.
+    """
 
     @property
     def pointwise(self) -> bool:
