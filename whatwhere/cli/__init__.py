@@ -24,6 +24,7 @@ from whatwhere.cli.explain import explain
 from whatwhere.cli.extend import extend
 from whatwhere.cli.ls import ls
 from whatwhere.cli.report import report
+from whatwhere.cli.search import search
 from whatwhere.cli.show import show
 
 __all__ = ["app", "main"]
@@ -71,6 +72,7 @@ app.command()(angles)
 app.command()(show)
 app.command()(compare)
 app.command()(extend)
+app.command()(search)
 app.command()(report)
 app.command()(cite)
 app.add_typer(bench)

@@ -56,8 +56,9 @@ class Space:
     """Where the search looks: λ_i in [1, 1.25 s], not decreasing, n̂ in `starts`.
 
     dim: rotated channels (two per frequency); factor: s, target over trained length; base and
-    train_length as trained. Source: Ding et al., arXiv 2402.13753, section 3.2 and table 2 (the
-    released code allows 1 + s at the top and leaves n̂ out).
+    train_length as trained; attention_factor: the amplitude, as `spectra.longrope` takes it.
+    Source: Ding et al., arXiv 2402.13753, section 3.2 and table 2 (the released code allows 1 + s
+    at the top and leaves n̂ out).
     Raises ValueError for a factor of at most 1, odd or non-positive dim.
     """
 
@@ -66,6 +67,7 @@ class Space:
     train_length: int
     base: float = 10000.0
     starts: tuple[int, ...] = STARTS
+    attention_factor: float | str = "su"
 
     def __post_init__(self) -> None:
         whole_number("dim", self.dim, least=2)
@@ -114,7 +116,7 @@ class Space:
         """The candidate as a spectrum: a value that every encoding that turns can be given."""
         return spectra.longrope(
             long_factor=candidate.factors, factor=self.factor, train_length=self.train_length,
-            n_hat=candidate.n_hat, base=self.base,
+            n_hat=candidate.n_hat, base=self.base, attention_factor=self.attention_factor,
         )  # fmt: skip
 
     def mutated(

@@ -44,15 +44,17 @@ def descend(
     ledger: Ledger,
     options: Smooth | None = None,
     told: Callable[[int, Candidate, float], None] | None = None,
+    starts: list[Candidate] | None = None,
 ) -> Candidate:
-    """The best candidate found from the best closed form, within the ledger's limit.
+    """The best candidate found from the best closed form or start, within the ledger's limit.
 
     Raises ImportError with what to install where `cma` is missing.
     """
     options = options or Smooth()
     cma = _package()
     try:
-        forms = list(dict.fromkeys(space.closed_forms().values()))
+        known: list[Candidate] = [*(starts or []), *space.closed_forms().values()]
+        forms = list(dict.fromkeys(known))
         values = dict(zip(forms, ledger(forms), strict=True))
         start = min(forms, key=values.__getitem__)
         strategy = cma.CMAEvolutionStrategy(
