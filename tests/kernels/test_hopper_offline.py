@@ -15,26 +15,28 @@ from whatwhere.kernels.pairs import Pairs
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 
-BATCH, HEADS, GROUPS, TOKENS = 2, 6, 3, 1024
+BATCH, HEADS, GROUPS = 2, 6, 3
 #: Kernels without a matrix product: row sums, sums of partial results.
 PLAIN = {"delta"}
 
 
-def vectors(features: int, values: int, dtype: torch.dtype) -> list[torch.Tensor]:
+def vectors(features: int, values: int, dtype: torch.dtype, tokens: int) -> list[torch.Tensor]:
     """q, k, v, a gradient of the output, and the output: laid out as the library lays them out."""
     shapes = (
         (HEADS, features), (GROUPS, features), (GROUPS, values), (HEADS, values), (HEADS, values),
     )  # fmt: skip
     return [
-        torch.empty(BATCH, heads, TOKENS, width, dtype=dtype, device="meta")
+        torch.empty(BATCH, heads, tokens, width, dtype=dtype, device="meta")
         for heads, width in shapes
     ]
 
 
-def started(features: int, values: int, dtype: torch.dtype, causal: bool) -> list[Launched]:
+def started(
+    features: int, values: int, dtype: torch.dtype, causal: bool, tokens: int
+) -> list[Launched]:
     """Every kernel of a forward and a backward pass."""
-    q, k, v, grad, out = vectors(features, values, dtype)
-    lse = torch.empty(BATCH, HEADS, TOKENS, dtype=torch.float32, device="meta")
+    q, k, v, grad, out = vectors(features, values, dtype, tokens)
+    lse = torch.empty(BATCH, HEADS, tokens, dtype=torch.float32, device="meta")
 
     def both() -> None:
         hopper_launch.forward(q, k, v, 0.125, Pairs(causal))
@@ -43,15 +45,21 @@ def started(features: int, values: int, dtype: torch.dtype, causal: bool) -> lis
     return launches(both)
 
 
-CASES = [(f, dv, torch.bfloat16, True) for f, dv in hopper_launch.SIZES]
-CASES += [(256, 128, torch.float16, False)]  # the tightest once more, the other way
+CASES = [(f, dv, torch.bfloat16, True, 8192) for f, dv in hopper_launch.SIZES]
+CASES += [(f, dv, torch.bfloat16, True, 1024) for f, dv in hopper_launch._PERSISTENT]
+CASES += [(256, 128, torch.float16, False, 8192)]  # the tightest once more, the other way
 
 
-@pytest.mark.parametrize(("features", "values", "dtype", "causal"), CASES)
+@pytest.mark.parametrize(("features", "values", "dtype", "causal", "tokens"), CASES)
 def test_no_spills_no_waiting_and_tensor_cores(
-    features: int, values: int, dtype: torch.dtype, causal: bool, record_property: Any
+    features: int,
+    values: int,
+    dtype: torch.dtype,
+    causal: bool,
+    tokens: int,
+    record_property: Any,
 ) -> None:
-    kernels = started(features, values, dtype, causal)
+    kernels = started(features, values, dtype, causal, tokens)
     assert len([each for each in kernels if each.name not in PLAIN]) >= 2, "forward and backward"
     for kernel in kernels:
         print(f"{features}/{values} {kernel}")  # noqa: T201

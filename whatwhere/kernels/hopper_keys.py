@@ -43,7 +43,7 @@ _LOG2E = gl.constexpr(1.4426950408889634)
 #: Arguments whose values do not make another kernel.
 SCALARS = [
     "q_step", "k_step", "ranges_step", "window", "n_queries", "n_keys", "heads", "group",
-    "head_bundle", "scale",
+    "head_bundle", "line", "scale",
 ]  # fmt: skip
 
 
@@ -75,8 +75,12 @@ def begin(sight, n_queries, n_keys, heads, group, bundle, ROWS: gl.constexpr, BL
 
 
 @gluon.jit
-def stream(descs, rings, batch, first, group, where, count, n_queries, heads):
-    """Producer: Q and dO, with log-sum-exp and Δ, of all blocks of all heads of the group."""
+def stream(descs, rings, batch, first, group, where, count, heads, line):
+    """Producer: Q and dO, with log-sum-exp and Δ, of all blocks of all heads of the group.
+
+    line: from one head's statistics to the next's, a multiple of 4 (16 bytes): elsewhere the copy
+    engine can not begin.
+    """
     q_desc, g_desc, lse_desc, delta_desc = descs
     q_ring, g_ring, lse_tiles, delta_tiles = rings
     q_tiles, q_full, q_free = q_ring
@@ -87,7 +91,7 @@ def stream(descs, rings, batch, first, group, where, count, n_queries, heads):
     g_bytes: gl.constexpr = g_desc.block_type.nbytes + delta_desc.block_type.nbytes
     done = 0
     for head in range(first, first + group):
-        line = (batch * heads + head) * n_queries
+        statistics = (batch * heads + head) * line
         for inner in range(count):
             stage = done % STAGES
             phase = ((done // STAGES) & 1) ^ 1
@@ -96,7 +100,7 @@ def stream(descs, rings, batch, first, group, where, count, n_queries, heads):
             ready = q_full.index(stage)
             mbarrier.expect(ready, q_bytes)
             fetch(q_desc, batch, head, row, ready, q_tiles.index(stage))
-            at = [line + row]
+            at = [statistics + row]
             tma.async_copy_global_to_shared(lse_desc, at, ready, lse_tiles.index(stage))
             mbarrier.wait(g_free.index(stage), phase)
             ready = g_full.index(stage)
@@ -119,7 +123,7 @@ def weights(s, lse, inner, head, own, sight, batch, n_queries, where, masked, sc
         index = first + gl.arange(0, s.shape[1], COLUMN)
         i, _of_i = stand(q_place, batch * q_step, n_queries, index, -2, MODE[2])
         slope = gl.load(slopes + head) * _LOG2E
-        far = BIAS(i.to(gl.float32)[None, :], j.to(gl.float32)[:, None], slope)
+        far = BIAS(i.to(gl.float32)[None, :], j.to(gl.float32)[:, None], slope, MODE[0])
         p = gl.exp2(s * (scale * _LOG2E) + far - lse2[None, :])
     else:
         p = gl.exp2(s * (scale * _LOG2E) - lse2[None, :])
@@ -216,7 +220,7 @@ def _consume(part: gl.constexpr, rings, tiles, full, target, sight, sizes, scale
              BIAS: gl.constexpr):  # fmt: skip
     k_tiles, v_tiles = tiles
     dk_at, dk_strides, dv_at, dv_strides = target
-    n_queries, n_keys, heads, group, bundle = sizes
+    n_queries, n_keys, heads, group, bundle, _line = sizes
     BLOCK: gl.constexpr = rings[2].shape[1]
     F: gl.constexpr = k_tiles.shape[2]
     DV: gl.constexpr = v_tiles.shape[2]
@@ -258,7 +262,7 @@ def _consume(part: gl.constexpr, rings, tiles, full, target, sight, sizes, scale
 @gluon.jit
 def _produce(k_desc, v_desc, descs, rings, tiles, full, sight, sizes, MODE: gl.constexpr):
     k_tiles, v_tiles = tiles
-    n_queries, n_keys, heads, group, bundle = sizes
+    n_queries, n_keys, heads, group, bundle, line = sizes
     BLOCK: gl.constexpr = rings[2].shape[1]
     of, where, count, _masked = begin(
         sight, n_queries, n_keys, heads, group, bundle, 2 * _ROWS, BLOCK, MODE
@@ -268,20 +272,21 @@ def _produce(k_desc, v_desc, descs, rings, tiles, full, sight, sizes, MODE: gl.c
     for part in gl.static_range(2):
         fetch(k_desc, batch, kv_head, start + part * _ROWS, full, k_tiles.index(part))
         fetch(v_desc, batch, kv_head, start + part * _ROWS, full, v_tiles.index(part))
-    stream(descs, rings, batch, kv_head * group, group, where, count, n_queries, heads)
+    stream(descs, rings, batch, kv_head * group, group, where, count, heads, line)
 
 
 @gluon.jit(do_not_specialize=SCALARS)
 def keys(q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, dk, dk_strides, dv, dv_strides,
          q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window, n_queries, n_keys,
-         heads, group, head_bundle, scale, WIDTHS: gl.constexpr, STAGES: gl.constexpr,
+         heads, group, head_bundle, line, scale, WIDTHS: gl.constexpr, STAGES: gl.constexpr,
          FORM: gl.constexpr, MODE: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
     """dK and dV of one block of 128 keys of one KV head, over all query heads of its group.
 
-    lse_desc and delta_desc: log-sum-exp and Δ as one vector each. WIDTHS: channels of k and of v
-    that there are (tiles may be wider). FORM: HELD, how many of K and V are read into registers
-    once; LATE: dP is multiplied after the exponentials instead of under them; SPARE: dS is made
-    from the rounded weights, which frees registers. MODE and BIAS as in `hopper.forward`.
+    lse_desc and delta_desc: log-sum-exp and Δ as one vector each, `line` from head to head.
+    WIDTHS: channels of k and of v that there are (tiles may be wider). FORM: HELD, how many of K
+    and V are read into registers once (at 64 channels the products were wrong: not used there);
+    LATE: dP is multiplied after the exponentials instead of under them; SPARE: dS is made from the
+    rounded weights, which frees registers. MODE and BIAS as in `hopper.forward`.
     """
     BLOCK: gl.constexpr = q_desc.block_type.shape[2]
     q_ring = ring(q_desc, STAGES, 2)
@@ -298,7 +303,7 @@ def keys(q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, dk, dk_strides, d
     rings = (q_ring, g_ring, lse_tiles, delta_tiles)
     target = (dk, dk_strides, dv, dv_strides)
     sight = (q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window)
-    sizes = (n_queries, n_keys, heads, group, head_bundle)
+    sizes = (n_queries, n_keys, heads, group, head_bundle, line)
     descs = (q_desc, g_desc, lse_desc, delta_desc)
     gl.warp_specialize(
         [

@@ -61,7 +61,7 @@ def _grad_values(rings, passing, k_tile, full, target, sight, sizes, scale, WIDT
                  FORM: gl.constexpr, MODE: gl.constexpr, BIAS: gl.constexpr):  # fmt: skip
     """The first warpgroup: Pᵀ = exp(K Qᵀ · scale - lse), handed over; dV = Σ Pᵀ dO."""
     q_ring, g_ring, lse_tiles, _deltas = rings
-    n_queries, n_keys, heads, group, bundle = sizes
+    n_queries, n_keys, heads, group, bundle, _line = sizes
     _dk, _dk_strides, dv_at, dv_strides = target
     HELD: gl.constexpr = FORM[0]
     AHEAD: gl.constexpr = FORM[1]
@@ -132,7 +132,7 @@ def _grad_keys(rings, passing, v_tile, full, target, sight, sizes, scale, WIDTHS
                FORM: gl.constexpr, MODE: gl.constexpr):  # fmt: skip
     """The second warpgroup: dPᵀ = V dOᵀ, dSᵀ = Pᵀ (dPᵀ - Δ); dK = Σ dSᵀ Q."""
     q_ring, g_ring, lse_tiles, _deltas = rings
-    n_queries, n_keys, heads, group, bundle = sizes
+    n_queries, n_keys, heads, group, bundle, _line = sizes
     dk_at, dk_strides, _dv, _dv_strides = target
     HELD: gl.constexpr = FORM[0]
     BLOCK: gl.constexpr = lse_tiles.shape[1]
@@ -156,7 +156,7 @@ def _grad_keys(rings, passing, v_tile, full, target, sight, sizes, scale, WIDTHS
 @gluon.jit
 def _produce(k_desc, v_desc, descs, rings, k_tile, v_tile, full, sight, sizes,
              MODE: gl.constexpr):  # fmt: skip
-    n_queries, n_keys, heads, group, bundle = sizes
+    n_queries, n_keys, heads, group, bundle, line = sizes
     BLOCK: gl.constexpr = rings[2].shape[1]
     of, where, count, _masked = begin(
         sight, n_queries, n_keys, heads, group, bundle, _ROWS, BLOCK, MODE
@@ -165,13 +165,13 @@ def _produce(k_desc, v_desc, descs, rings, k_tile, v_tile, full, sight, sizes,
     mbarrier.expect(full, k_desc.block_type.nbytes + v_desc.block_type.nbytes)
     fetch(k_desc, batch, kv_head, start, full, k_tile)
     fetch(v_desc, batch, kv_head, start, full, v_tile)
-    stream(descs, rings, batch, kv_head * group, group, where, count, n_queries, heads)
+    stream(descs, rings, batch, kv_head * group, group, where, count, heads, line)
 
 
 @gluon.jit(do_not_specialize=SCALARS)
 def keys_wide(q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, dk, dk_strides, dv, dv_strides,
               q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window, n_queries,
-              n_keys, heads, group, head_bundle, scale, WIDTHS: gl.constexpr,
+              n_keys, heads, group, head_bundle, line, scale, WIDTHS: gl.constexpr,
               STAGES: gl.constexpr, FORM: gl.constexpr, MODE: gl.constexpr,
               BIAS: gl.constexpr):  # fmt: skip
     """dK and dV of one block of 64 keys of one KV head, over all query heads of its group.
@@ -195,7 +195,7 @@ def keys_wide(q_desc, g_desc, k_desc, v_desc, lse_desc, delta_desc, dk, dk_strid
     rings = (q_ring, g_ring, lse_tiles, delta_tiles)
     target = (dk, dk_strides, dv, dv_strides)
     sight = (q_place, q_step, k_place, k_step, ranges, ranges_step, slopes, window)
-    sizes = (n_queries, n_keys, heads, group, head_bundle)
+    sizes = (n_queries, n_keys, heads, group, head_bundle, line)
     descs = (q_desc, g_desc, lse_desc, delta_desc)
     gl.warp_specialize(
         [

@@ -11,6 +11,7 @@ import math
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as functional
 import triton
 from torch import Tensor
 from triton.experimental.gluon import language as gl
@@ -72,13 +73,16 @@ class KeySizes(NamedTuple):
 
 #: (features, value width) of tiles -> sizes of forward, of dQ, of dK and dV.
 SIZES: dict[tuple[int, int], tuple[Sizes, Sizes, KeySizes]] = {
-    (64, 64): (Sizes(128, 3, 3), Sizes(128, 3, 3), KeySizes(64, 4, held=2)),
+    (64, 64): (Sizes(128, 3, 3), Sizes(128, 3, 3), KeySizes(64, 4)),
     (128, 64): (Sizes(128, 3, 3), Sizes(64, 4, 3, ahead=True), KeySizes(64, 4, held=1)),
-    (128, 128): (Sizes(128, 2, 2), Sizes(64, 3, 3, ahead=True), KeySizes(64, 2, spare=True)),
+    (128, 128): (Sizes(128, 2, 2), Sizes(64, 3, 3, ahead=True), KeySizes(64, 2, 1, True, True)),
     (256, 128): (
-        Sizes(64, 2, 2), Sizes(64, 2, 2), KeySizes(64, 3, held=1, ahead=True, wide=True)
+        Sizes(64, 3, 3), Sizes(64, 2, 2), KeySizes(64, 3, held=1, ahead=True, wide=True)
     ),
 }  # fmt: skip
+#: (features, value width) of tiles -> most keys at which a CTA had better take block after block:
+#: of forward and of dQ. With few tiles a block, its beginning and end cost more than balance gains.
+_PERSISTENT = {(64, 64): (4096, 1024), (128, 64): (4096, 1024), (256, 128): (1024, 0)}
 _L2_BYTES = 24 << 20  # about half of the L2: what the K and V of the heads in flight may fill
 _TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16, torch.float32: gl.float32}
 
@@ -104,9 +108,18 @@ def _layout(shape: tuple[int, ...], dtype: torch.dtype) -> gl.NVMMASharedLayout:
     return gl.NVMMASharedLayout.get_default_for(list(shape), _TYPES[dtype])
 
 
+def _lines(x: Tensor) -> Tensor:
+    """(b, h, n) numbers with n made a multiple of 4: the copy engine begins at 16 bytes."""
+    return functional.pad(x, (0, -x.shape[-1] % 4)).contiguous()
+
+
 def _vector(x: Tensor, block: int) -> TensorDescriptor:
     """A contiguous tensor as one vector, in blocks."""
-    return TensorDescriptor(x.view(-1), [x.numel()], [1], [block], _layout((block,), x.dtype))
+    # Not swizzled, as the default layout is: the engine permutes by address bits, which for rows of
+    # 256 bytes count the stages of the ring.
+    bits = x.element_size() * 8
+    layout = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=bits, rank=1)
+    return TensorDescriptor(x.view(-1), [x.numel()], [1], [block], layout)
 
 
 def _bundle(bytes_per_head: int, heads: int, step: int = 1) -> int:
@@ -157,15 +170,20 @@ def _check(q: Tensor, k: Tensor, pairs: Pairs) -> None:
 
 
 def _grid(tasks: int, sizes: Sizes, device: torch.device) -> tuple[int]:
-    if not sizes.persistent:
+    if not sizes.persistent or device.type != "cuda":
         return (tasks,)
     return (min(tasks, torch.cuda.get_device_properties(device).multi_processor_count),)
 
 
-def _fitted(sizes: Sizes, value: int, pairs: Pairs) -> Sizes:
-    """Smaller tiles where places of 128 columns do not fit into the registers beside scores."""
+def _fitted(width: int, value: int, which: int, keys: int, pairs: Pairs) -> Sizes:
+    """Sizes of forward (0) or dQ (1): smaller tiles where places of 128 columns do not fit into the
+    registers beside scores, persistent CTAs where rows of tiles are short."""
+    sizes = SIZES[width, value][which]
+    assert isinstance(sizes, Sizes)
     biased = pairs.slopes is not None
-    sizes = sizes._replace(ahead=sizes.ahead and not pairs.placed)
+    short = keys <= _PERSISTENT.get((width, value), (0, 0))[which]
+    persistent = short and not pairs.placed and not biased
+    sizes = sizes._replace(ahead=sizes.ahead and not pairs.placed, persistent=persistent)
     if sizes.block == 128 and (pairs.placed + biased + (value > 64)) > 1:
         return sizes._replace(block=64, stages=2 * sizes.stages, v_stages=2 * sizes.v_stages)
     return sizes
@@ -181,7 +199,7 @@ def forward(
     _check(q, k, pairs)
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or _fitted(SIZES[width, value][0], value, pairs)
+    sizes = sizes or _fitted(width, value, 0, m, pairs)
     rows = 64 * sizes.consumers
     out = q.new_empty(b, n, h, dv).transpose(1, 2)
     lse = q.new_empty(b, h, n, dtype=torch.float32)
@@ -214,7 +232,7 @@ def grad_queries(
     """Gradient of q, stored as q is. sizes: instead of those of `SIZES`, for trials."""
     (b, h, n, f), (g, m), dv = q.shape, k.shape[1:3], v.shape[-1]
     width, value = tile_widths(f, dv)
-    sizes = sizes or _fitted(SIZES[width, value][1], value, pairs)
+    sizes = sizes or _fitted(width, value, 1, m, pairs)
     grad_q = torch.empty_like(q)
     Q, G = _Operand(q, width).tiles(64), _Operand(grad, value).tiles(64)
     K, V = _Operand(k, width).tiles(sizes.block), _Operand(v, value).tiles(sizes.block)
@@ -248,10 +266,11 @@ def grad_keys(
     grad_k, grad_v = torch.empty_like(k), torch.empty_like(v)
     Q, G = _Operand(q, width).tiles(block), _Operand(grad, value).tiles(block)
     K, V = _Operand(k, width).tiles(64), _Operand(v, value).tiles(64)
+    lse, deltas = _lines(lse), _lines(deltas)
     kernel[(triton.cdiv(m, sizes.rows) * b * g,)](
         Q, G, K, V, _vector(lse, block), _vector(deltas, block), grad_k, grad_k.stride()[:3],
         grad_v, grad_v.stride()[:3], *_sight(pairs, block, sizes.rows, True), n, m, h, h // g,
-        _bundle(n * (f + dv) * 2 * (h // g), b * g), scale,
+        _bundle(n * (f + dv) * 2 * (h // g), b * g), lse.shape[-1], scale,
         WIDTHS=(f, dv), STAGES=sizes.stages, FORM=sizes.form, **_options(pairs), **_registers(2),
     )  # fmt: skip
     return grad_k, grad_v
