@@ -49,16 +49,16 @@ def own(run: Own, why_not: Callable[[str, "Widths"], str | None]) -> None:
 def order(widths: "Widths") -> list[str]:
     """Kernels in order of preference at these widths, as measured on one H200.
 
-    Whole sequences: PoPE at head dim 128 (256 features) is where cuDNN's backward is weak: there
-    our own comes first. Elsewhere it follows cuDNN, which refuses deterministic mode; ours is
-    deterministic. Calls that are not plain (positions, windows, documents, padding, biases) are
+    Whole sequences: where there are more features than values (PoPE) cuDNN's backward is weak and
+    keeps the features: there our own comes first. Elsewhere it follows cuDNN, which refuses
+    deterministic mode; ours is deterministic. Calls that are not plain (positions, windows, documents, padding, biases) are
     our own kernels' alone: torch's would want a dense mask.
     """
     if not widths.plain:
         return list(OWN) if _own else []
     names = list(KERNELS)
     if _own:
-        names.insert(0 if widths.features == 256 else 1, "hopper")
+        names.insert(0 if widths.features > widths.values else 1, "hopper")
         names.insert(names.index("efficient"), "tiled")
     return names
 
