@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from whatwhere import __version__
+from whatwhere.cli.adapt import adapt
 from whatwhere.cli.angles import angles
 from whatwhere.cli.bench import bench
 from whatwhere.cli.cite import cite
@@ -73,6 +74,7 @@ app.command()(show)
 app.command()(compare)
 app.command()(extend)
 app.command()(search)
+app.command()(adapt)
 app.command()(report)
 app.command()(cite)
 app.add_typer(bench)

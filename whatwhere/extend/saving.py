@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,12 @@ from whatwhere.extend.models import Source
 __all__ = ["save"]
 
 
-def save(model: Any, source: Source, expression: str, folder: Path) -> str:
+def save(model: Any, source: Source, expression: str, folder: Path, in_force: bool = False) -> str:
     """Write model and tokenizer to `folder`; a sentence that says who can read it.
 
     Where the method has a form in `rope_parameters`, plain transformers reads it; else the config
-    names the expression, and `hf.use(model)` applies it again. Raises FileExistsError for a folder
+    names the expression, and `hf.use(model)` applies it again. in_force: the model runs with it
+    already. Raises FileExistsError for a folder
     that holds files.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -27,9 +30,10 @@ def save(model: Any, source: Source, expression: str, folder: Path) -> str:
         reason = ""
     except ValueError as error:
         form, reason = None, str(error)
-    import warnings
-
-    with hf.use(model, expression, train_length=source.train_length), warnings.catch_warnings():
+    used = (
+        nullcontext() if in_force else hf.use(model, expression, train_length=source.train_length)
+    )
+    with used, warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said below, in our own words
         model.save_pretrained(folder)
     source.tokenizer.save_pretrained(folder)

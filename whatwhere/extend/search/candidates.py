@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from whatwhere import spectra
 from whatwhere.errors import whole_number
@@ -67,7 +67,7 @@ class Space:
     train_length: int
     base: float = 10000.0
     starts: tuple[int, ...] = STARTS
-    attention_factor: float | str = "su"
+    attention_factor: float | Literal["su", "yarn"] = "su"
 
     def __post_init__(self) -> None:
         whole_number("dim", self.dim, least=2)
