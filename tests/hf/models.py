@@ -99,8 +99,9 @@ def tiny_model(kind: str, rope: dict[str, Any] | None = None, seed: int = 0, **c
 
 def tokens(rows: int = 2, length: int = 50, seed: int = 1) -> torch.Tensor:
     """Random token ids, none of them padding."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randint(2, VOCABULARY, (rows, length), generator=generator)
+    generator = torch.Generator("cpu").manual_seed(seed)
+    drawn = torch.randint(2, VOCABULARY, (rows, length), generator=generator, device="cpu")
+    return drawn.to(torch.get_default_device())
 
 
 def logits(model: Any, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:

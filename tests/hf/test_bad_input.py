@@ -128,6 +128,8 @@ def test_calls_that_have_no_positions(model: Any) -> None:
     with hf.use(model):
         with pytest.raises(ValueError, match="its keys are rotated already"):
             logits(model, ids[:, :1], past_key_values=filled)
+        with pytest.raises(Unsupported, match="attention weights"):
+            logits(model, ids, output_attentions=True)
         with pytest.raises(Unsupported, match="mask of pairs"):
             logits(model, ids, attention_mask=pairs)
         with pytest.raises(ValueError, match="drop the mask"):

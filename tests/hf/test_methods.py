@@ -84,3 +84,35 @@ def test_the_cache_of_transformers_changes_the_answer() -> None:
     cached = model.generate(ids, max_new_tokens=16, do_sample=False)
     whole = model.generate(ids, max_new_tokens=16, do_sample=False, use_cache=False)
     assert not torch.equal(cached, whole)
+
+
+def test_phi_3_crosses_its_trained_length_while_it_generates() -> None:
+    """The stock model throws its cache away there, to rotate all keys by the long list anew."""
+    config = tiny_config("phi3")
+    text = expressions(config)["longrope"]
+    rope = hf.to_rope_parameters(text, config)
+    model = tiny_model("phi3", rope_parameters=rope, max_position_embeddings=4 * LENGTH)
+    ids = tokens(2, LENGTH - 5)
+    expected = model.generate(ids, max_new_tokens=14, do_sample=False)
+    with hf.use(model):
+        assert torch.equal(model.generate(ids, max_new_tokens=14, do_sample=False), expected)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma3_text"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt_lookup_num_tokens": 3},
+        {"prefill_chunk_size": 8},
+        {"num_beams": 4, "num_return_sequences": 3},
+    ],
+    ids=str,
+)
+def test_other_ways_to_generate(kind: str, settings: dict[str, Any]) -> None:
+    """Rejected drafts, prefill in pieces, several answers."""
+    model, ids = tiny_model(kind), tokens(1, 21)
+    ids = torch.cat((ids, ids[:, :9]), dim=1)  # something to look up
+    settings = settings | {"max_new_tokens": 8, "do_sample": False}
+    expected = model.generate(ids, **settings)
+    with hf.use(model):
+        assert torch.equal(model.generate(ids, **settings), expected)

@@ -77,7 +77,9 @@ def test_a_cache_is_cropped_and_copied() -> None:
         logits(model, tokens(2, 4, seed=7), past_key_values=cache)
         cache.crop(-4)
         for each in (cache, prefix):
-            assert_close(logits(model, ids[:, 12:], past_key_values=each), whole[:, 12:])
+            for start, end in ((12, 18), (18, 20)):
+                found = logits(model, ids[:, start:end], past_key_values=each)
+                assert_close(found, whole[:, start:end])
 
 
 def test_beams() -> None:

@@ -65,6 +65,8 @@ def attention(
     for name in _SINKS:
         if arguments.get(name) is not None:
             raise Unsupported(f"{type(module).__name__} passes {name}, which no score rule has")
+    if arguments.get("output_attentions"):
+        raise Unsupported("attention weights are never whole in memory; undo, and use eager")
     layer: Any = module.layer_idx
     rule = capped(context.rule(layer, module.training), softcap)
     queries, keys = query.shape[2], key.shape[2]
