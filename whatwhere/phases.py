@@ -129,6 +129,11 @@ class Phases(nn.Module):
             for row in (frequencies.inv_freq, frequencies.start_inv_freq)
         )
         assert turns is not None
+        # Encodings of several head dims meet in one process: without this torch.compile takes the
+        # number of frequencies for a size that varies, and kernels are chosen by it.
+        for row in (turns, start):
+            if row is not None and not torch.compiler.is_compiling():
+                torch._dynamo.mark_static(row)
         return turns, start
 
     def _place(self) -> None:

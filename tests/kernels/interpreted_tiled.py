@@ -21,7 +21,8 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tens
 
 
 def place(position: Tensor, document: Tensor | int) -> Tensor:
-    position, document = torch.broadcast_tensors(position, torch.as_tensor(document))
+    document = torch.as_tensor(document, device=position.device)
+    position, document = torch.broadcast_tensors(position, document)
     return torch.stack([position, document], -2).reshape(-1, 2, position.shape[-1]).int()
 
 
@@ -39,7 +40,7 @@ def dense(q: Tensor, k: Tensor, v: Tensor, pairs: P.Pairs) -> tuple[Tensor, Tens
     seen = seen & ((i - j).abs() < pairs.window)
     s = q @ k.mT * SCALE
     if pairs.slopes is not None:
-        s = s - pairs.slopes.double()[:, None, None] * (i - j).abs()[:, None]
+        s = s - pairs.slopes.to(s.dtype)[:, None, None] * (i - j).abs()[:, None]
     s = s.masked_fill(~seen[:, None], float("-inf"))
     blind = ~seen.any(-1)[:, None, :, None]
     w = s.masked_fill(blind, 0.0).softmax(-1).masked_fill(blind, 0.0)

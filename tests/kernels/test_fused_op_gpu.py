@@ -95,7 +95,13 @@ def test_it_is_as_exact_as_the_operators_it_joins(
         fused(query, key, q, k, v, at, None, scale, Pairs(), kernel), [q, k, v, *learned], grad
     )
     assert all(torch.equal(x, y) for x, y in zip(again, found[0][1:], strict=True))
-    assert all(x.stride() == y.stride() for x, y in zip(again, (q, k, v), strict=False))
+    # An axis of one head has no stride to speak of.
+    ours, theirs = [], []
+    for x, y in zip(again, (q, k, v), strict=False):
+        axes = [axis for axis in range(4) if y.shape[axis] > 1]
+        ours.append([x.stride(axis) for axis in axes])
+        theirs.append([y.stride(axis) for axis in axes])
+    assert ours == theirs
 
 
 @pytest.mark.parametrize("encoding", ["rope", "pope"])

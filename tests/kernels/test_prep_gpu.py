@@ -201,8 +201,8 @@ def test_auto_takes_fused_and_says_why_not() -> None:
         attend(q, q, q, encoding.rule(128), backend=backend) for backend in ("auto", "fused")
     )
     assert torch.equal(auto, named)
-    with pytest.raises(ww.Unsupported, match="window"):
-        attend(q, q, q, encoding.rule(128), window=16, backend="fused")
+    with pytest.raises(ww.Unsupported, match="dropout"):
+        attend(q, q, q, encoding.rule(128), dropout=0.1, backend="fused")
 
 
 COMPILED = """
