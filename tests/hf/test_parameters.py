@@ -116,6 +116,29 @@ def test_parameters_per_layer_type() -> None:
     assert named["full_attention"]["rope_type"] == "default"
 
 
+def test_a_ratio_of_lengths_stands_for_a_missing_factor() -> None:
+    """DeepSeek's yarn and Phi-3's longrope leave factor out: it is a ratio of two lengths."""
+    lists = {"short_factor": [1.0] * COUNT, "long_factor": FACTORS}
+    cases: list[dict[str, Any]] = [
+        {"rope_type": "yarn", "factor": None},
+        {"rope_type": "longrope", **lists},
+    ]
+    for parameters in cases:
+        config = tiny_config("llama", max_position_embeddings=256)
+        config.rope_parameters = {
+            **parameters,
+            "rope_theta": BASE,
+            "original_max_position_embeddings": LENGTH,
+        }
+        text = str(hf.from_rope_parameters(config))
+        for length in (LENGTH, 200):
+            inv_freq, amplitude = ours(text, length)
+            found = theirs(config, length)
+            assert found[0] == pytest.approx(inv_freq, rel=2e-5)
+            assert found[1] == pytest.approx(amplitude, rel=1e-6)
+            assert amplitude > 1.05
+
+
 def test_layout_and_partial_rotation_are_read() -> None:
     assert hf.from_rope_parameters(tiny_config("glm")) == (
         f"rope(spectrum=geometric(base={BASE:g}),layout=interleaved,partial=0.5)"

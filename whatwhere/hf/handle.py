@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -15,8 +14,8 @@ from whatwhere.hf import attention
 from whatwhere.hf.architectures import Architecture, architecture_of
 from whatwhere.hf.context import context_of, remember, tokens_of
 from whatwhere.hf.resolve import Choice, Wanted, choose, encodings_of
+from whatwhere.hf.saving import STORED, change, tell
 from whatwhere.hf.sizes import layer_types, shape_of
-from whatwhere.hf.write import written
 
 __all__ = ["Handle", "undo", "use"]
 
@@ -100,9 +99,14 @@ def use(
     place = next(decoder.parameters())
     unturned = attention.Unturned(encodings, numbers, width, config).to(place.device)
     handle = Handle(model, decoder, choices)
-    _replace(handle, decoder, unturned, config)
-    _tell(handle, inner, config, encoding, choices)
-    _hook(handle, decoder, modules, line, backend)
+    try:
+        _replace(handle, decoder, unturned, config)
+        learned = any(True for _ in unturned.parameters())
+        tell(handle, inner, config, encoding, choices, learned)
+        _hook(handle, decoder, modules, line, backend)
+    except BaseException:
+        handle.undo()
+        raise
     return handle
 
 
@@ -154,50 +158,7 @@ def _replace(handle: Handle, decoder: Any, unturned: nn.Module, config: Any) -> 
     rotary = decoder.rotary_emb
     decoder.rotary_emb = unturned
     handle.later(lambda: setattr(decoder, "rotary_emb", rotary))
-    _set(handle, config, "_attn_implementation", attention.NAME)
-
-
-def _set(handle: Handle, config: Any, name: str, value: Any) -> None:
-    """Change an attribute of the config until `undo`."""
-    before = getattr(config, name, _MISSING)
-    setattr(config, name, value)
-    if before is _MISSING:
-        handle.later(lambda: delattr(config, name))
-    else:
-        handle.later(lambda: setattr(config, name, before))
-
-
-def _tell(handle: Handle, inner: Any, config: Any, wanted: Wanted, choices: Any) -> None:
-    """Let the config say what is in force, so that what is saved means the same elsewhere."""
-    try:
-        form = written(config, wanted, choices)
-    except ValueError as error:
-        if all(choice.expression for choice in choices.values()):
-            _set(handle, config, STORED, handle.expressions)
-        inner.save_pretrained = _Saving(inner, str(error))
-        handle.later(lambda: inner.__dict__.pop("save_pretrained", None))
-        return
-    if wanted is not None:
-        _set(handle, config, "rope_parameters", form.parameters)
-        if form.longest is not None:
-            longest = max(form.longest, config.max_position_embeddings)
-            _set(handle, config, "max_position_embeddings", longest)
-
-
-class _Saving:
-    """`save_pretrained` of a model whose encoding has no form in a config: it says so first."""
-
-    def __init__(self, model: Any, reason: str) -> None:
-        self.model, self.reason = model, reason
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        warnings.warn(
-            f"{self.reason}. Plain transformers will run what is saved with its former rotation; "
-            "hf.use(model) of whatwhere reads the encoding from the config and applies it again",
-            UserWarning,
-            stacklevel=2,
-        )
-        return type(self.model).save_pretrained(self.model, *arguments, **options)
+    change(handle, config, "_attn_implementation", attention.NAME)
 
 
 def _hook(
@@ -234,10 +195,6 @@ def _hook(
             handle.later(module.register_forward_pre_hook(unpack, with_kwargs=True).remove)
 
 
-#: Where a config keeps an encoding that rope_parameters can not say.
-STORED = "whatwhere"
-
-_MISSING = object()
 _POSITIONAL = ("input_ids", "attention_mask", "position_ids", "past_key_values", "inputs_embeds")
 
 
