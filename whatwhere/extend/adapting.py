@@ -191,7 +191,7 @@ class _Training:
         for part in rows.split(1):  # one window at a time: long ones fill the memory
             part = part.to(engine.device)
             with engine.autocast():
-                logits = self.model(input_ids=part[:, :-1], use_cache=False).logits
+                logits = self._logits(part[:, :-1])
             loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
             engine.backward(loss / len(rows))
             total += float(loss.detach()) / len(rows)
@@ -202,6 +202,16 @@ class _Training:
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
         return total
+
+    def _logits(self, tokens: Tensor) -> Tensor:
+        try:
+            return self.model(input_ids=tokens, use_cache=False).logits
+        except ValueError as error:  # on a CPU attention refuses what is no number
+            if "NaN" not in str(error):
+                raise
+            raise FloatingPointError(
+                f"the model's vectors are not finite at step {self.step}; lower --lr"
+            ) from None
 
     def _batch(self, step: int) -> Tensor:
         """(batch, target + 1) tokens from random places, equal for equal steps."""

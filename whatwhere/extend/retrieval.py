@@ -26,7 +26,7 @@ __all__ = ["Found", "Samples", "copies", "passkeys", "score"]
 PASSAGE = 32
 """Tokens of the passage that is copied."""
 
-Tokens = Int64[Tensor, "n"]
+Tokens = Int64[Tensor, "_"]
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def _filler(text: Tokens, room: int, random: torch.Generator) -> Tokens:
     return text[start : start + room]
 
 
-def _asked(tokenizer: Any, key: str) -> tuple[Tokens, Tokens]:
+def _asked(tokenizer: Any, key: str) -> tuple[Int64[Tensor, "question"], Int64[Tensor, "answer"]]:
     """Tokens of the question and of the answer; the point behind the answer is not asked for."""
     whole = _ids(tokenizer, ANSWER.format(key=key).removesuffix("."))
     question = _ids(tokenizer, ANSWER.split("{key}")[0].rstrip())

@@ -121,7 +121,7 @@ def run(
     beside = out / ".result.json.new"
     beside.write_text(json.dumps(result, indent=2) + "\n")
     beside.replace(out / "result.json")
-    return result
+    return json.loads((out / "result.json").read_text())
 
 
 def least_text(plan: Search, train_length: int) -> int:
