@@ -129,7 +129,7 @@ def _part(node: ast.expr, text: str) -> Part:
             raise ValueError(f"options of {name!r} in {text!r} go by name: option=value")
         if any(item.arg is None for item in node.keywords):
             raise ValueError(f"{text!r} has '**'; write the options out: option=value")
-        keys = [(item.arg, _value(item.value, text)) for item in node.keywords if item.arg]
+        keys = [(i.arg, _value(i.value, text, i.arg)) for i in node.keywords if i.arg]
         inner = _part(node.args[0], text) if node.args else None
         return Part(name, tuple(keys), inner)
     raise ValueError(
@@ -137,13 +137,14 @@ def _part(node: ast.expr, text: str) -> Part:
     )
 
 
-def _value(node: ast.expr, text: str) -> Any:
+def _value(node: ast.expr, text: str, option: str) -> Any:
     words = {"true": True, "false": False, "none": None}
     if isinstance(node, ast.Name):
         lowered = node.id.lower()
         if lowered in words and node.id not in spectra.TABLE:
             return words[lowered]
-        return Part(node.id) if node.id in spectra.TABLE else node.id
+        # longrope(attention_factor=yarn) means the word.
+        return Part(node.id) if option == "spectrum" and node.id in spectra.TABLE else node.id
     if isinstance(node, ast.Call):
         return _part(node, text)
     try:

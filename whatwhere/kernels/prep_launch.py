@@ -54,7 +54,7 @@ class Sizes:
 SIZES = {
     ("forward", False): Sizes(1024, 4, 16, 2),
     ("forward", True): Sizes(1024, 4, 16, 1),
-    ("backward", False): Sizes(1024, 4, 16, 0, 80),
+    ("backward", False): Sizes(1024, 2, 8, 0, 128, 1),
     ("backward", True): Sizes(1024, 4, 16, 1),
 }
 

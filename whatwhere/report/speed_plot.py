@@ -170,14 +170,18 @@ def _labels(
 
 def _above(axes: Axes, curves: Mapping[str, Sequence[tuple[int, float]]], top: float) -> None:
     """Name what lies above the scale, under the upper edge."""
-    above = [
-        (CURVES[name], length, ratio)
+    above = {
+        CURVES[name]: [(length, ratio) for length, ratio in points if ratio > top]
         for name, points in curves.items()
-        for length, ratio in points
-        if ratio > top
-    ]
-    for line, (curve, length, ratio) in enumerate(above):
+    }
+    noted = [(curve, points) for curve, points in above.items() if points]
+    for line, (curve, points) in enumerate(noted):
+        ratios = [ratio for _, ratio in points]
+        if len(points) == 1:
+            what = f"at {points[0][0] // 1024}k: {ratios[0]:.3g}"
+        else:
+            what = f"(not shown): {min(ratios):.3g} to {max(ratios):.3g}"
         axes.text(
-            0.02, 0.97 - 0.065 * line, f"↑ {curve.label} at {length // 1024}k: {ratio:.3g}",
-            transform=axes.transAxes, va="center", fontsize=8.6, color=curve.colour,
+            0.98, 0.97 - 0.065 * line, f"↑ {curve.label} {what}", transform=axes.transAxes,
+            ha="right", va="center", fontsize=8.6, color=curve.colour,
         )  # fmt: skip
