@@ -1,4 +1,4 @@
-"""Triton is optional: without it the library imports and computes, and the fused backend says why."""
+"""Triton is optional: without it the library imports and computes, and `fused` says why not."""
 
 from fresh import run_python
 

@@ -51,8 +51,8 @@ def order(widths: "Widths") -> list[str]:
 
     Whole sequences: where there are more features than values (PoPE) cuDNN's backward is weak and
     keeps the features: there our own comes first. Elsewhere it follows cuDNN, which refuses
-    deterministic mode; ours is deterministic. Calls that are not plain (positions, windows, documents, padding, biases) are
-    our own kernels' alone: torch's would want a dense mask.
+    deterministic mode; ours is deterministic. Calls that are not plain (positions, windows,
+    documents, padding, biases) are our own kernels' alone: torch's would want a dense mask.
     """
     if not widths.plain:
         return list(OWN) if _own else []
