@@ -16,8 +16,8 @@ __all__ = ["Plan", "lengths"]
 class Plan:
     """A model, what it is extended to, by which methods, and how much is measured.
 
-    targets: lengths in tokens; each method is made for each, and measured there and at the trained
-        length (what it costs short texts).
+    targets: lengths in tokens; each method is made for each and measured there, for the longest
+        also at the trained length (what it costs short texts).
     tokens: of the text, scored at every length, the same ones (0: twice the longest target).
     depths, keys: pass keys at these shares of the text, so many each (0: none).
     copies: passages to copy per length. sliding: stride of a sliding window (0: none).
