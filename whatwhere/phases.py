@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch._dynamo import mark_static
 
 from whatwhere.errors import UnknownName, did_you_mean, whole_number
 from whatwhere.spectra import TABLE, Frequencies, Spectrum
@@ -131,9 +132,10 @@ class Phases(nn.Module):
         assert turns is not None
         # Encodings of several head dims meet in one process: without this torch.compile takes the
         # number of frequencies for a size that varies, and kernels are chosen by it.
-        for row in (turns, start):
-            if row is not None and not torch.compiler.is_compiling():
-                torch._dynamo.mark_static(row)
+        if not torch.compiler.is_compiling():
+            for row in (turns, start):
+                if row is not None:
+                    mark_static(row)
         return turns, start
 
     def _place(self) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any, no_type_check
 
 import torch
@@ -196,12 +197,13 @@ def _compiled() -> Any:
     """
     from torch.nn.attention.flex_attention import flex_attention
 
+    config: Any = import_module("torch._dynamo.config")
     compiled = torch.compile(flex_attention)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return compiled(*args, **kwargs)
-        with torch._dynamo.config.patch(recompile_limit=128, fail_on_recompile_limit_hit=True):
+        with config.patch(recompile_limit=128, fail_on_recompile_limit_hit=True):
             return compiled(*args, **kwargs)
 
     return run
