@@ -1,7 +1,9 @@
 """report: the same table, figure and page as the functions give, at the right places."""
 
+import json
 from pathlib import Path
 
+from made_claims import CLAIMS, made_rows, make
 from made_rows import rows, write
 
 
@@ -18,3 +20,27 @@ def test_the_report_command(run, tmp_path: Path) -> None:
     assert quiet.out.startswith("[\n")
     assert "cut off" in quiet.err
     assert "| `pope` |" in run("report", str(path), "--markdown").out
+
+
+def test_a_folder_of_studies_gives_verdicts(run, tmp_path: Path) -> None:
+    make(tmp_path, CLAIMS, None)
+    done = run("report", str(tmp_path))
+    assert (done.code, done.err) == (0, "")
+    assert "13 claims: 13 not run." in done.out
+    assert done.out.splitlines()[-1] == f"{tmp_path}/report.html"
+    page = run("report", str(tmp_path / "made"), "--out", str(tmp_path / "one.html"))
+    assert page.out.splitlines()[-1] == f"{tmp_path}/one.html"
+    claims = json.loads(run("report", str(tmp_path), "--json").out)
+    assert {each["verdict"] for each in claims} == {"not run"}
+    assert "| rank not run | 1 |" in run("report", str(tmp_path), "--markdown").out
+
+
+def test_figures_are_drawn_where_rows_have_none(run, tmp_path: Path) -> None:
+    folder = make(tmp_path, CLAIMS, made_rows())
+    run("report", str(tmp_path))
+    assert (folder / "figure.svg").exists()
+    assert "data:image/svg+xml" in (tmp_path / "report.html").read_text()
+    (folder / "paper.csv").write_text("study,claim\nmade,x\n")
+    done = run("report", str(tmp_path))
+    assert done.code == 2
+    assert "paper.csv, line 2: there is no column 'kind'" in done.err

@@ -1,4 +1,4 @@
-"""`whatwhere report`: table, figure and page from rows."""
+"""`whatwhere report`: table, figure and page from rows; verdicts on the claims of papers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,12 @@ __all__ = ["publish", "report"]
 
 
 def report(
-    rows: Annotated[Path, typer.Argument(metavar="DIR|ROWS", help="A run's folder or its rows.")],
+    rows: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DIR|ROWS", help="A run's folder, its rows, or a folder of studies."
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(
@@ -35,19 +40,26 @@ def report(
 ) -> None:
     """Table, figure and page from rows; nothing is measured again.
 
-    The figure (png and svg) stands beside the page.
+    The figure (png and svg) stands beside the page. A folder with a paper.csv (or a folder of
+    such folders) gives verdicts instead: each published number, ours, the difference, its
+    interval over seeds, and by the rule written before the run: reproduced, better, not
+    reproduced, undecided, or not run with the hours it needs. --json prints those claims.
 
     \b
     Examples:
       whatwhere report results/chorales
       whatwhere report results/chorales/rows.jsonl --out pages/chorales.html
       whatwhere report results/chorales --json | jq '.[] | select(.best)'
+      whatwhere report studies/
     """
     from whatwhere.cli.console import console
-    from whatwhere.report import read, table
+    from whatwhere.report import read, study_folders, table
 
     if out is not None and out.suffix not in (".html", ".htm"):
         raise ValueError(f"--out is {str(out)!r}; the page is HTML: give a name ending in .html")
+    if study_folders(rows):
+        _claims(rows, out or rows / "report.html", as_json, markdown)
+        return
     found = read(rows)
     if as_json:
         print(json.dumps(table(found).records(), indent=2, allow_nan=False))
@@ -62,6 +74,28 @@ def report(
     print()
     for path in publish(found, out or beside):
         print(path)
+
+
+def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
+    """Verdicts of all studies under `root`; figures that are missing beside rows are drawn."""
+    from whatwhere.cli.console import console
+    from whatwhere.report import claims_page, figure, read, verdicts
+    from whatwhere.report.claims_table import claims_markdown, claims_records, render_claims
+
+    found = verdicts(root)
+    if as_json:
+        print(json.dumps(claims_records(found), indent=2, allow_nan=False, ensure_ascii=False))
+    if markdown:
+        print(claims_markdown(found))
+    if as_json or markdown:
+        return
+    render_claims(found, console())
+    for study in found:
+        if study.rows and not list(study.folder.glob("*.svg")):
+            figure(read(study.folder), study.folder / "figure")
+    alone = (root / "paper.csv").exists()
+    print()
+    print(claims_page(found, page, figures_under=None if alone else root))
 
 
 def publish(rows: Sequence[Row], path: Path) -> list[Path]:
