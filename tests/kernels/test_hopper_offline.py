@@ -45,9 +45,20 @@ def started(
     return launches(both)
 
 
-CASES = [(f, dv, torch.bfloat16, True, 8192) for f, dv in hopper_launch.SIZES]
-CASES += [(f, dv, torch.bfloat16, True, 1024) for f, dv in hopper_launch._PERSISTENT]
-CASES += [(256, 128, torch.float16, False, 8192)]  # the tightest once more, the other way
+#: Every size in the table, and the persistent forms of short rows. A few at every run, ten seconds
+#: each; the others with -m slow.
+ALWAYS = {(64, 64, 1024), (128, 64, 8192), (256, 128, 8192)}
+TABLE = [(f, dv, 8192) for f, dv in hopper_launch.SIZES]
+TABLE += [(f, dv, 1024) for f, dv in hopper_launch._PERSISTENT]
+CASES = [
+    pytest.param(
+        f, dv, torch.bfloat16, True, tokens,
+        marks=[] if (f, dv, tokens) in ALWAYS else [pytest.mark.slow],
+    )
+    for f, dv, tokens in TABLE
+]  # fmt: skip
+# The tightest once more, the other way.
+CASES += [pytest.param(256, 128, torch.float16, False, 8192, marks=pytest.mark.slow)]
 
 
 @pytest.mark.parametrize(("features", "values", "dtype", "causal", "tokens"), CASES)
