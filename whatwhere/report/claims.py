@@ -62,7 +62,8 @@ class Judged:
     """A claim with our values by seed, the interval of the difference, and the verdict.
 
     `difference` is ours - published (value) or `encoding` - `other` (ranking), not the gain: its
-    sign is that of the numbers. `seeds_missing` and `hours` are what the rule still asks for.
+    sign is that of the numbers. `seeds_missing` and `hours` are what the rule still asks for (at
+    most: a ranking of which one side is there counts both).
     """
 
     claim: Claim

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import resources
 from os import PathLike
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from whatwhere.report import claims
@@ -55,7 +56,9 @@ def _rule() -> list[tuple[str, str]]:
     """The rule as the module states it, without its first line: (tag, text) of each paragraph."""
     text = (claims.__doc__ or "").partition("\n\n")[2].replace("**", "").replace("`", "")
     return [
-        ("pre", part.strip("\n")) if part.startswith("    ") else ("p", " ".join(part.split()))
+        ("pre", dedent(part).strip("\n"))
+        if part.startswith("    ")
+        else ("p", " ".join(part.split()))
         for part in text.split("\n\n")
     ]
 

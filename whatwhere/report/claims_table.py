@@ -63,8 +63,8 @@ def _mean(side: Mapping[Any, float]) -> str:
     if not side:
         return _MISSING
     values = list(side.values())
-    spread = f" ± {_number(statistics.stdev(values))}" if len(values) > 1 else ""
-    return f"{_number(statistics.fmean(values))}{spread} ({len(values)})"
+    spread = f" ± {statistics.stdev(values):.2g}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.4g}{spread} ({len(values)})"
 
 
 def _difference(judged: Judged) -> str:
@@ -72,9 +72,9 @@ def _difference(judged: Judged) -> str:
     if found is None:
         return _MISSING
     if math.isinf(found.low):
-        return f"{_number(found.mean, sign=True)}, no interval"
-    ends = ", ".join(_number(end, sign=True) for end in (found.low, found.high))
-    return f"{_number(found.mean, sign=True)} [{ends}]"
+        return f"{found.mean:+.3g}, no interval"
+    ends = ", ".join(f"{end:+.3g}" for end in (found.low, found.high))
+    return f"{found.mean:+.3g} [{ends}]"
 
 
 def _verdict(judged: Judged) -> str:
@@ -90,10 +90,6 @@ def hours_text(hours: float | None) -> str:
     if hours is None:
         return "hours unknown"
     return f"{hours:.0f} h" if hours >= 10 else f"{hours:.2g} h"
-
-
-def _number(value: float, *, sign: bool = False) -> str:
-    return f"{value:+.4g}" if sign else f"{value:.4g}"
 
 
 def tally(studies: Sequence[Study]) -> str:
