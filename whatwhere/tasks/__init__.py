@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whatwhere.errors import UnknownName, did_you_mean
-from whatwhere.tasks import chorales, chorales_16th, genome
+from whatwhere.tasks import chorales, chorales_16th, genome, maestro
 from whatwhere.tasks import text as _text
 from whatwhere.tasks.cache import cache_dir
 from whatwhere.tasks.drawn import IGNORED, Drawn, exact_match
@@ -26,6 +26,7 @@ TABLE: dict[str, Callable[[Path | None, Progress | None], Task]] = {
     "chorales": chorales.load,
     "chorales_16th": chorales_16th.load,
     "genome": genome.load,
+    "maestro": maestro.load,
     "text": _text.load,
 }
 

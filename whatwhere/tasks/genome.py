@@ -132,13 +132,12 @@ def tokenize(codes: NDArray[np.uint8], unknown: str = "cut") -> NDArray[np.uint1
             pieces.append(np.full(size, token, np.uint16))
             continue
         full = len(run) // K * K
-        words = run[:full].reshape(-1, K).astype(np.uint16)
-        pieces.append((words @ _PLACES + len(SPECIAL)).astype(np.uint16))
+        words = np.zeros(full // K, np.uint16)
+        for place in range(K):
+            words = 4 * words + run[place:full:K]
+        pieces.append(words + np.uint16(len(SPECIAL)))
         pieces.append((run[full:] + np.uint16(FIRST_SINGLE)).astype(np.uint16))
     return np.concatenate(pieces) if pieces else np.empty(0, np.uint16)
-
-
-_PLACES = (4 ** np.arange(K - 1, -1, -1)).astype(np.uint16)
 
 
 def text(tokens: torch.Tensor) -> str:
