@@ -6,6 +6,7 @@ import pytest
 from fresh import ROOT
 
 from benchmarks import readme
+from studies import readme as studies
 from whatwhere import report
 from whatwhere.report.speed import read_speed
 from whatwhere.report.speed_plot import digest, drawn
@@ -47,3 +48,8 @@ def test_the_rows_name_device_versions_and_commit(name: str) -> None:
         assert row["device"] == "NVIDIA H200"
         assert row["versions"]["torch"]
         assert len(row["commit"]) >= 7
+
+
+@pytest.mark.parametrize("name", sorted(studies.tables()))
+def test_tables_of_the_extension_studies(name: str) -> None:
+    assert between(name) == studies.tables()[name].strip(), "python studies/readme.py --write"
