@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from whatwhere.errors import UnknownName, did_you_mean
-from whatwhere.tasks import chorales, chorales_16th, genome, maestro
+from whatwhere.tasks import books, chorales, chorales_16th, genome, maestro
 from whatwhere.tasks import text as _text
 from whatwhere.tasks.cache import cache_dir
 from whatwhere.tasks.drawn import IGNORED, Drawn, exact_match
@@ -23,6 +23,7 @@ from whatwhere.tasks.task import Progress, Task
 from whatwhere.tasks.windows import common_span, sample_batch, windows
 
 TABLE: dict[str, Callable[[Path | None, Progress | None], Task]] = {
+    "books": books.load,
     "chorales": chorales.load,
     "chorales_16th": chorales_16th.load,
     "genome": genome.load,
