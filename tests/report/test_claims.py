@@ -98,6 +98,14 @@ def test_a_negative_margin_asks_for_no_worse(tmp_path: Path) -> None:
     assert (found[0].verdict, found[-0.2].verdict) == ("not reproduced", "reproduced")
 
 
+def test_a_margin_that_is_missed_is_not_reproduced(tmp_path: Path) -> None:
+    """pope is better by 0.099 ± 0.003: by more than 0.05, but not by 0.2."""
+    lines = {t: [claim("x", "pope", other="rope", **RANK | {"tolerance": t})]
+             for t in ("0.05", "0.2")}  # fmt: skip
+    found = [judged(tmp_path / t, line, made_rows()).verdict for t, line in lines.items()]
+    assert found == ["reproduced", "not reproduced"]
+
+
 def test_rankings_compare_the_same_seeds(tmp_path: Path) -> None:
     made = [each for each in made_rows() if (each["encoding"], each["seed"]) != ("pope", 1)]
     found = judged(tmp_path, [claim("x", "pope", other="rope", **RANK)], made)
