@@ -26,7 +26,7 @@ LAYERS = (
     {"spectra", "regions", "positions", "content"},
 )
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
-EVERYWHERE = {"errors", "citations"}
+EVERYWHERE = {"errors", "citations", "tracing"}
 BACKENDS = {"reference", "sdpa", "flex", "fused"}
 
 # Distributions that only some files may import; patterns are relative to the package.

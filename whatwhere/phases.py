@@ -17,10 +17,10 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch._dynamo import mark_static
 
 from whatwhere.errors import UnknownName, did_you_mean, whole_number
 from whatwhere.spectra import TABLE, Frequencies, Spectrum
+from whatwhere.tracing import static
 
 __all__ = ["Angles", "Phases", "to_turns"]
 
@@ -135,7 +135,7 @@ class Phases(nn.Module):
         if not torch.compiler.is_compiling():
             for row in (turns, start):
                 if row is not None:
-                    mark_static(row)
+                    static(row)
         return turns, start
 
     def _place(self) -> None:

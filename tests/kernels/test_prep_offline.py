@@ -57,9 +57,12 @@ def test_no_spills_and_wide_accesses(
     built = compiled(direction, recipe, frequencies)
     record_property("registers", built.registers)
     print(f"{direction} {recipe} {frequencies}: {built.registers} registers")  # noqa: T201
-    assert built.spill_bytes == 0
-    # 64 registers leave room for 32 warps on a multiprocessor, 80 for 24: they keep memory busy.
-    assert built.registers <= (64 if direction == "forward" else 80)
+    # PoPE's backward keeps six numbers beside its 128 registers: of every size tried on an H200,
+    # those that spill nothing included, it was the fastest (LOG.md).
+    heavy = (direction, recipe) == ("backward", "softplus")
+    assert built.spill_bytes <= (24 if heavy else 0)
+    # 64 registers leave room for 32 warps on a multiprocessor: they keep memory busy.
+    assert built.registers <= (128 if heavy else 64 if direction == "forward" else 80)
     if recipe != "interleaved" and (direction == "forward" or recipe == "half"):
         assert built.count("BAR") == 0, "vectors stay in the layout that they are loaded in"
     narrow = built.count("STG") - built.count(r"STG\.E\.128")

@@ -87,10 +87,10 @@ def _(patch: pytest.MonkeyPatch) -> None:
     """the cache holds rotated keys, which are rotated again"""
     true = cache.KVCache.update
 
-    def update(self: Any, layer: int, k: Any, v: Any) -> Any:
+    def update(self: Any, layer: int, k: Any, v: Any, *content: Any) -> Any:
         new = self.positions[:, -k.shape[2] :]
         turned = ww.make("rope", heads=6, head_dim=4).rule().only.key(k, new)
-        return true(self, layer, turned, v)
+        return true(self, layer, turned, v, *content)
 
     patch.setattr(cache.KVCache, "update", update)
 

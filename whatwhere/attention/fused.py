@@ -21,6 +21,7 @@ from whatwhere.attention import fused_decode, fused_pairs, probe
 from whatwhere.attention.backend import Call
 from whatwhere.maps import Map, Plain
 from whatwhere.rule import ScoreRule
+from whatwhere.tracing import constant
 
 __all__ = ["Fused"]
 
@@ -132,7 +133,7 @@ def _why_not_here(call: Call) -> str | None:
     return None if call.hypothetical else _why_no_triton()
 
 
-@torch.compiler.assume_constant_result
+@constant
 def _why_no_triton() -> str | None:
     found = importlib.util.find_spec("triton") is not None
     return None if found else "triton is not installed"

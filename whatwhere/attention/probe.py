@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from whatwhere.attention.backend import Call, repeat_heads
+from whatwhere.tracing import constant
 
 __all__ = ["KERNELS", "OWN", "Widths", "chosen", "order", "own", "reasons", "run"]
 
@@ -170,7 +171,7 @@ def _why_not(kernel: str, widths: Widths) -> str | None:
 
 
 # A compiled graph holds the answer: the trial itself is not part of it.
-@torch.compiler.assume_constant_result
+@constant
 def _first(*fields: object) -> str:
     found = reasons(Widths(*fields))  # type: ignore[arg-type]
     return next((kernel for kernel, reason in found.items() if reason is None), "")

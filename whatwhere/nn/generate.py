@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from whatwhere.errors import kind_of
 from whatwhere.nn.checks import check_options, check_tokens
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def generate(
     """
     check_tokens("prompt", prompt, model.config.vocab_size)
     check_options(model.config, max_new_tokens, temperature, top_k, stop, generator)
+    if valid is not None and not isinstance(valid, Tensor):
+        raise TypeError(f"valid is {kind_of(valid)}; give a bool tensor, (batch, n)")
     if valid is not None and valid.shape == prompt.shape and not bool(valid[:, -1].all()):
         raise ValueError("valid is False at the end of a row; pad prompts on the left")
     total = prompt.shape[1] + max_new_tokens
