@@ -175,6 +175,7 @@ def test_a_rotation_keeps_no_vectors_for_its_gradient() -> None:
         assert len(vectors) == kept, name
 
 
+@pytest.mark.slow
 def test_the_operators_keep_torch_s_contract() -> None:
     mapping = MAPS["polar"]
     assert isinstance(mapping, Polar)
@@ -210,7 +211,7 @@ def make(expression: str) -> tuple[ww.encodings.Encoding, list[Tensor]]:
 
 
 @pytest.mark.parametrize("expression", ENCODINGS)
-@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("causal", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_the_backend_computes_the_definition(expression: str, causal: bool) -> None:
     encoding, vectors = make(expression)
     leaves = [*vectors, *encoding.parameters()]

@@ -141,7 +141,19 @@ def compare(pairs: P.Pairs, q: Tensor, k: Tensor, v: Tensor, sizes: Sizes | None
             assert error(mine, true) < limit, (name, deterministic)
 
 
-@pytest.mark.parametrize("name", CALLS)
+#: Variants of what the others cover: five seconds each, with -m slow.
+ALSO = {
+    "everything",
+    "wide window",
+    "window of both sides",
+    "padding on both sides",
+    "far positions",
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(x, marks=[pytest.mark.slow] if x in ALSO else []) for x in CALLS]
+)
 def test_every_kind_of_pairs(name: str) -> None:
     n, m, pairs = CALLS[name]
     tiles = list(TILES)[list(CALLS).index(name) % 2]
