@@ -107,7 +107,8 @@ def test_transformers_own_code_agrees(
     stock = [r for r in rows if r["engine"] == "transformers"]
     assert {r["method"] for r in stock} == set(names) - {"rerope"}
     for row in stock:
-        assert row["value"] == pytest.approx(ours[row["encoding"], row["eval_length"]], abs=1e-5)
+        here = row["encoding"], row["eval_length"]
+        assert row["value"] == pytest.approx(ours[here], abs=1e-5), here
     assert len({round(value, 4) for value in ours.values()}) > 20  # methods differ on this model
 
 

@@ -60,7 +60,7 @@ def test_a_text_is_compared(text, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["choral"], "unknown task 'choral'; did you mean 'chorales'?"),
-        ([], "give a task (chorales) or --text FILE"),
+        ([], "or --text FILE, one of the two"),
         (["chorales", "--text=words.txt"], "one of the two"),
         (["--text=words.txt", "--encodings=rope,alibbi"], "did you mean 'alibi'?"),
         (["--text=words.txt", "--encodings=rope(layuot=half)"], "did you mean 'layout'?"),

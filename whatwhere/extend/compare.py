@@ -127,6 +127,8 @@ def _group(
             told(task, None)
             row = task.row | _cost(form)
             began = time.monotonic()
+            if task.engine == "transformers":
+                stock.renew(model)
             try:
                 row |= _measured(plan, source, model, text, task.row, encoding, task.engine)
             except _FAULTS as error:
