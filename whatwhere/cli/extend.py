@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["extend"]
 
-_SHORT = "none,pi,ntk,dynamic_ntk,yarn,llama3,rerope,self_extend,dual_chunk,ntk+logn"
+_SHORT = "none,pi,ntk,dynamic_ntk,yarn,llama3,rerope,self_extend,dual_chunk"
 
 
 def extend(
@@ -108,7 +108,7 @@ def extend(
         methods=split_expressions(methods or (_SHORT if quick else _all())),
         tokens=tokens or (4096 if quick else 0),
         keys=1 if quick and keys == 2 else keys,
-        depths=_depths("0,0.5,1" if quick and depths == "0,0.25,0.5,0.75,1" else depths),
+        depths=_depths("0" if quick and depths == "0,0.25,0.5,0.75,1" else depths),
         copies=0 if quick and copies == 4 else copies,
         sliding=sliding,
         streamed=streamed,
