@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.cases import DEVICE, Case
-from benchmarks.implementations import setup
-from benchmarks.measure import milliseconds
+from whatwhere.bench.cases import Case
+from whatwhere.bench.measure import milliseconds
+from whatwhere.bench.setting import DEVICE, setup
 from whatwhere.kernels import features, prep_launch
 from whatwhere.kernels.prep_launch import Sizes
 

@@ -6,11 +6,18 @@ from collections.abc import Iterator
 import jaxtyping
 import pytest
 import torch
+from hypothesis import settings
 
 # With CI set, pytest draws the whole difference of two long lists: for the nested ones of a planted
 # fault, whose failure is wanted, difflib takes for ever.
 for name in ("CI", "BUILD_NUMBER"):
     os.environ.pop(name, None)
+
+# The same examples each time: a run of the suite tells about the change before it, not about the
+# dice. HYPOTHESIS_PROFILE=explore draws new ones; what it finds becomes a test of its own.
+settings.register_profile("same", derandomize=True, database=None)
+settings.register_profile("explore", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 # Not kernels (Triton reads its functions' source) nor cli (typer reads their signatures).
 CHECKED = (

@@ -230,10 +230,13 @@ class KVCache:
         self._first = None
 
     def keep(self, tokens: Int[Tensor, " m"]) -> None:
-        """Keep only the tokens at these indices, in this order, with their positions (eviction)."""
+        """Keep only the tokens at these indices, each once, in this order (eviction)."""
         _check("tokens", tokens, torch.int64, axes=1)
         if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < self.length:
             raise ValueError(f"tokens holds an index outside the {self.length} cached tokens")
+        # A token kept twice would count twice in every later softmax.
+        if tokens.unique().numel() != tokens.numel():
+            raise ValueError(f"tokens is {tokens.tolist()}; give each index once")
         count = tokens.shape[0]
         for store in (self._keys, self._values):
             for tensor in store:

@@ -8,7 +8,7 @@ A value is checked where it enters, so that the error names it, not the line tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
@@ -98,3 +98,12 @@ def kind_of(value: Any) -> str:
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
     return type(value).__name__
+
+
+def changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """What differs between a configuration that was kept and one that is asked for, by key."""
+    return [
+        f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
+        for key in dict.fromkeys([*found, *wanted])
+        if found.get(key) != wanted.get(key)
+    ]

@@ -129,6 +129,9 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     for index in (-1, 23):
         with pytest.raises(ValueError, match="outside"):
             cache.keep(torch.tensor([0, index], device=device))
+    for kept in ([1, 1], [0] * 30):  # the latter would not even fit
+        with pytest.raises(ValueError, match="once"):
+            cache.keep(torch.tensor(kept, device=device))
     with pytest.raises(ValueError, match="positions"):
         cache.reindex(at)
     with pytest.raises(ValueError, match="empty"):

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whatwhere import hf
-from whatwhere.errors import UnknownName, did_you_mean, real_number, whole_number
+from whatwhere.errors import UnknownName, changes, did_you_mean, real_number, whole_number
 from whatwhere.extend import methods
 from whatwhere.extend.forward import Reader
 from whatwhere.extend.models import Source
@@ -310,10 +310,6 @@ def _same(out: Path, wanted: dict[str, Any]) -> None:
         file.write_text(json.dumps(wanted, indent=2) + "\n")
         return
     found = json.loads(file.read_text())
-    differing = [
-        f"{key} was {found.get(key)!r} and is now {value!r}"
-        for key, value in wanted.items()
-        if found.get(key) != value
-    ]
+    differing = changes(found, wanted)
     if differing:
         raise ValueError(f"--out {out} was begun otherwise: {'; '.join(differing)}; give a new one")

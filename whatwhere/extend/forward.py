@@ -6,7 +6,6 @@ or in pieces through the key cache, and the head runs over a few positions at a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,12 +89,3 @@ def agrees(reader: Reader, ids: Int64[Tensor, "b n"]) -> bool:
     return (
         float((own - found).abs().max()) <= (1e-3 if own.dtype == torch.float32 else 2e-2) * largest
     )
-
-
-def standard_error(blocks: list[float]) -> float:
-    """Of the mean of blocks of equal size; 0 for one block."""
-    n = len(blocks)
-    if n < 2:
-        return 0.0
-    mean = math.fsum(blocks) / n
-    return math.sqrt(math.fsum((x - mean) ** 2 for x in blocks) / (n - 1) / n)

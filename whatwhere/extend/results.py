@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from whatwhere.errors import changes
 from whatwhere.study import rows as files
 
 __all__ = ["Results", "open_results"]
@@ -51,11 +52,7 @@ def open_results(path: Path, identity: dict[str, Any]) -> Results:
     file = path / "config.json"
     if file.exists():
         found = json.loads(file.read_text())
-        differing = [
-            f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
-            for key in dict.fromkeys([*found, *wanted])
-            if found.get(key) != wanted.get(key)
-        ]
+        differing = changes(found, wanted)
         if differing:
             raise ValueError(
                 f"--out {path} holds results of another configuration: {'; '.join(differing)}. "

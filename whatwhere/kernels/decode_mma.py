@@ -19,72 +19,12 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
-from whatwhere.kernels import decode
+from whatwhere.kernels.decode_turning import cosine_sine, features, query, turned
 
 __all__ = ["partial"]
 
 _LOG2_E = gl.constexpr(1.4426950408889634)
-_RADIANS_PER_UNIT = gl.constexpr(6.283185307179586 / 4294967296.0)  # 2^-32 turns
-_TURN = gl.constexpr(6.283185307179586)
 _LEAST = gl.constexpr(-1e30)  # finite: the difference of two infinities is NaN
-
-
-@gluon.jit
-def _cosine_sine(phase):
-    """Of int64 phases in 2^-64 turns: their high half, 2^-32 turns, is within half a turn."""
-    radians = (phase >> 32).to(gl.int32).to(gl.float32) * _RADIANS_PER_UNIT
-    return gl.inline_asm_elementwise(
-        "cos.approx.f32 $0, $2; sin.approx.f32 $1, $2;", "=&r,=r,r",
-        [radians], (gl.float32, gl.float32), is_pure=True, pack=1)  # fmt: skip
-
-
-@gluon.jit
-def _reduced(radians):
-    turns = radians * (1.0 / _TURN)
-    turns = (turns - gl.floor(turns + 0.5)) * _TURN
-    return gl.inline_asm_elementwise(
-        "cos.approx.f32 $0, $2; sin.approx.f32 $1, $2;", "=&r,=r,r",
-        [turns], (gl.float32, gl.float32), is_pure=True, pack=1)  # fmt: skip
-
-
-@gluon.jit
-def _magnitude(x, RECIPE: gl.constexpr):
-    """Magnitudes of the query, float32."""
-    if RECIPE == "softplus":
-        e = gl.exp(-gl.abs(x))
-        series = e * (1.0 + e * (-0.5 + e * (0.33333334 + e * (-0.25 + e * 0.2))))
-        x = gl.maximum(x, 0.0) + gl.where(e < 0.0625, series, gl.log(1.0 + e))
-    elif RECIPE == "relu":
-        x = gl.where(x < 0.0, 0.0, x)
-    return x
-
-
-@gluon.jit
-def _features(x, cosine, sine, RECIPE: gl.constexpr):
-    """μ(x) cos and μ(x) sin of key channels, two at a time, rounded to the tables' dtype."""
-    if RECIPE == "softplus":
-        x = decode.softplus(x, gl.float16)
-    elif RECIPE == "relu":
-        x = decode.relu(x, x.dtype)
-    if cosine.dtype == gl.bfloat16:
-        return gl.inline_asm_elementwise(
-            "mul.bf16x2 $0, $2, $3; mul.bf16x2 $1, $2, $4;", "=&r,=r,r,r,r",
-            [x, cosine, sine], (gl.bfloat16, gl.bfloat16), is_pure=True, pack=2)  # fmt: skip
-    elif x.dtype == gl.bfloat16:
-        return gl.inline_asm_elementwise(
-            """{
-            .reg .b32 a, b;
-            shl.b32 a, $2, 16;
-            and.b32 b, $2, 0xffff0000;
-            cvt.rn.f16x2.f32 a, b, a;
-            mul.f16x2 $0, a, $3;
-            mul.f16x2 $1, a, $4;
-            }""", "=&r,=&r,r,r,r",
-            [x, cosine, sine], (gl.float16, gl.float16), is_pure=True, pack=2)  # fmt: skip
-    else:
-        return gl.inline_asm_elementwise(
-            "mul.f16x2 $0, $2, $3; mul.f16x2 $1, $2, $4;", "=&r,=r,r,r,r",
-            [x, cosine, sine], (gl.float16, gl.float16), is_pure=True, pack=2)  # fmt: skip
 
 
 @gluon.jit
@@ -134,57 +74,6 @@ def _fetch(k_smem, v_smem, k, v, at, end, table, page, K_ROW: gl.constexpr, V_RO
         _copy(k_smem, k_at, row_k, end - at, False)
         _copy(v_smem, v_at, row_v, end - at, False)
     async_copy.commit_group()
-
-
-@gluon.jit
-def _turned_query(x, at, head, phase, offset, factor, amplitude, channel, turning,
-                  RECIPE: gl.constexpr, PAIRED: gl.constexpr, INTERLEAVED: gl.constexpr,
-                  F: gl.constexpr):  # fmt: skip
-    cosine, sine = _cosine_sine(phase)
-    loud = factor * amplitude * amplitude
-    if PAIRED:
-        if INTERLEAVED:
-            partner, even = channel ^ 1, channel % 2 == 0
-        else:
-            partner = gl.where(channel < F, channel + F, channel - F)
-            even = channel < F
-        y = gl.load(at + partner[None, :], turning[None, :], other=0.0).to(gl.float32)
-        y = gl.where(even[None, :], -y, y)
-        a, b = x * cosine + y * sine, x * sine - y * cosine
-    else:
-        if offset is not None:
-            there = offset + head[:, None] * F + channel[None, :]
-            co, so = _reduced(gl.load(there, turning[None, :], other=0.0))
-            cosine, sine = cosine * co - sine * so, sine * co + cosine * so
-        size = _magnitude(x, RECIPE)
-        a, b = size * cosine, size * sine
-    a = gl.where(turning[None, :], a * loud, x * factor)
-    return a, gl.where(turning[None, :], b * loud, 0.0)
-
-
-@gluon.jit
-def _query(q, head, row, batch, phase, offset, factor, amplitude, channel, turning,
-           RECIPE: gl.constexpr, PAIRED: gl.constexpr, INTERLEAVED: gl.constexpr, F: gl.constexpr,
-           D: gl.constexpr):  # fmt: skip
-    """A and B, (rows, channels) float32, of rows that stand `phase` from the origin."""
-    pointer, by_batch, by_head, by_row = q
-    at = pointer + batch.to(gl.int64) * by_batch + head.to(gl.int64) * by_head + row * by_row
-    at = at[:, None]
-    x = gl.load(at + channel[None, :]).to(gl.float32)
-    factor = factor[:, None]
-    if F == 0:
-        return x * factor, x
-    else:
-        return _turned_query(x, at, head, phase, offset, factor, amplitude, channel, turning,
-                             RECIPE, PAIRED, INTERLEAVED, F)  # fmt: skip
-
-
-@gluon.jit
-def _turned(a, b, phase, KIND: gl.constexpr):
-    """The query at a block's origin: what multiplies cosines, and what multiplies sines."""
-    cosine, sine = _cosine_sine(phase)
-    cosine, sine = cosine[None, :], sine[None, :]
-    return (a * cosine - b * sine).to(KIND), (b * cosine + a * sine).to(KIND)
 
 
 @gluon.jit
@@ -284,7 +173,7 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
     factor = gl.full([RR], 0.0, gl.float32, row_layout) + scale * _LOG2_E
     if temperature is not None:
         factor *= gl.load(temperature + batch.to(gl.int64) * temperature_step + row)
-    a, b = _query(q, head, row, batch, (i - base)[:, None] * turn[None, :], offset, factor,
+    a, b = query(q, head, row, batch, (i - base)[:, None] * turn[None, :], offset, factor,
                   amplitude, channel, turning, QUERY, PAIRED, INTERLEAVED, F, D)  # fmt: skip
 
     # The table: cosines and sines of the keys of a block, counted from its first.
@@ -297,7 +186,7 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
         elif PAIRED:
             which = gl.where(wide < F, wide, wide - F)
         speed = gl.load(turns + which, wide < CHANNELS, other=0) * direction
-        cosine, sine = _cosine_sine(key[:, None] * speed[None, :])
+        cosine, sine = cosine_sine(key[:, None] * speed[None, :])
         cosine, sine = cosine.to(KIND), sine.to(KIND)
 
     k_smem = gl.allocate_shared_memory(k[0].dtype.element_ty, [STAGES, KEYS, D], swizzled)
@@ -331,7 +220,7 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
     step = turn * KEYS
     even, odd = a.to(KIND), b.to(KIND)
     if F > 0:
-        even, odd = _turned(a, b, phase, KIND)
+        even, odd = turned(a, b, phase, KIND)
     even_rows.index(0).store(even)
     odd_rows.index(0).store(odd)
 
@@ -349,14 +238,14 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
         if F > 0:
             with_sine = gl.zeros([KEYS, R], gl.float32, flat)
             x = k_smem.index(stage).load(key_layout)
-            first_part, second_part = _features(x, cosine, sine, KEY)
+            first_part, second_part = features(x, cosine, sine, KEY)
             ours = even_smem.index(slot).permute((1, 0)).load(query_layout)
             other = odd_smem.index(slot).permute((1, 0)).load(query_layout)
             with_cosine = mma_v2(first_part, ours, with_cosine)
             with_sine = mma_v2(second_part, other, with_sine)
             scores = with_cosine + with_sine
             phase -= step
-            even, odd = _turned(a, b, phase, KIND)
+            even, odd = turned(a, b, phase, KIND)
         else:
             ours = even_smem.index(0).permute((1, 0)).load(query_layout)
             scores = mma_v2(k_smem.index(stage).load(key_layout), ours, with_cosine)

@@ -25,7 +25,6 @@ __all__ = [
     "flag",
     "judge",
     "operand",
-    "origin",
     "put",
     "release",
     "ring",
@@ -56,12 +55,6 @@ def accumulator(columns):
 def operand(columns):
     """Layout of the left factor of a product that has so many columns, in registers."""
     return gl.DotOperandLayout(0, accumulator(columns), 2)
-
-
-@gluon.jit
-def origin(at, batch, head):
-    """Row and column of a head's first element in a tensor's matrix."""
-    return batch * at[0] + head * at[1], head * at[2]
 
 
 @gluon.jit

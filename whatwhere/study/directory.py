@@ -17,6 +17,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from whatwhere.errors import changes
 from whatwhere.study.config import Config
 from whatwhere.study.rows import append, mend, read_rows, row_key
 from whatwhere.tasks import Task
@@ -126,11 +127,7 @@ def _agree(path: Path, wanted: dict[str, Any]) -> None:
         found = json.loads(path.read_text())
     except ValueError:
         raise ValueError(f"{path} is no JSON; use a new --out, or --no-resume") from None
-    differing = [
-        f"{key} was {found.get(key)!r} and is now {wanted.get(key)!r}"
-        for key in dict.fromkeys([*found, *wanted])
-        if found.get(key) != wanted.get(key)
-    ]
+    differing = changes(found, wanted)
     if differing:
         raise ValueError(
             f"--out {path.parent} holds results of another configuration: {'; '.join(differing)}. "
