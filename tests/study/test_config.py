@@ -7,6 +7,7 @@ import pytest
 
 from whatwhere.errors import UnknownName
 from whatwhere.study import Config
+from whatwhere.study.model import decoder_config
 
 
 def test_what_is_left_out_is_filled_in():
@@ -29,7 +30,20 @@ def test_a_config_survives_json():
 def test_the_identity_is_all_but_the_selection():
     config = Config()
     every = {field.name for field in dataclasses.fields(Config)}
-    assert every - set(config.identity()) == {"encodings", "seeds"}
+    later = {"head_dim", "hidden", "activation", "qk_norm", "tie_embeddings"}
+    assert every - set(config.identity()) == {"encodings", "seeds"} | later
+
+
+def test_a_later_field_is_written_where_it_is_not_the_default():
+    """config.json files of earlier versions lack it; with it they would belong to nobody."""
+    config = Config(activation="gelu", qk_norm=True, head_dim=8, hidden=40, tie_embeddings=False)
+    kept = json.loads(json.dumps(config.to_dict()))
+    assert kept["activation"] == "gelu"
+    assert (kept["qk_norm"], kept["head_dim"], kept["hidden"]) == (True, 8, 40)
+    assert Config.from_dict(kept).to_dict() == kept
+    sizes = decoder_config(config, "rope", 11)
+    assert (sizes.activation, sizes.qk_norm, sizes.channels, sizes.units) == ("gelu", True, 8, 40)
+    assert not sizes.tie_embeddings
 
 
 @pytest.mark.parametrize(
@@ -43,6 +57,8 @@ def test_the_identity_is_all_but_the_selection():
         ({"lr": 0.0}, "lr is 0"),
         ({"lr": float("nan")}, "lr is nan"),
         ({"dropout": 1.5}, "dropout is 1.5"),
+        ({"activation": "gleu"}, "did you mean 'gelu'"),
+        ({"hidden": 0}, "hidden is 0"),
         ({"precision": "bfloat61"}, "did you mean 'bfloat16'"),
         ({"precision": "bfloat16"}, "for cuda"),
     ],

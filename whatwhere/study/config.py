@@ -19,6 +19,10 @@ MULTIPLES = (1, 2, 4, 8, 16)
 SELECTION = ("encodings", "seeds")
 """Fields that say which results are wanted, not what one is: they may change in a directory."""
 
+_LATER = ("head_dim", "hidden", "activation", "qk_norm", "tie_embeddings")
+"""Fields that came after the first results: not written at their default, so that those stay
+what they are."""
+
 _POSITIVE = (
     *("steps", "batch_size", "train_length", "eval_tokens", "valid_points", "valid_tokens"),
     *("width", "layers", "heads"),
@@ -40,6 +44,9 @@ class Config:
     test split are scored, the same ones at every length. The validation curve has `valid_points`
     points on at most `valid_tokens` tokens.
 
+    `head_dim`, `hidden`, `activation`, `qk_norm` and `tie_embeddings` are those of
+    `whatwhere.nn.DecoderConfig`.
+
     The default sizes are chosen by measuring: all default encodings together take at most five
     minutes on two CPU cores, and what fails beyond the training length visibly fails.
     Raises ValueError that names the field.
@@ -54,6 +61,11 @@ class Config:
     layers: int = 3
     heads: int = 4
     kv_heads: int | None = None
+    head_dim: int | None = None
+    hidden: int | None = None
+    activation: str = "swiglu"
+    qk_norm: bool = False
+    tie_embeddings: bool = True
     dropout: float = 0.0
 
     steps: int = 240
@@ -86,6 +98,12 @@ class Config:
         for name in _POSITIVE:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("kv_heads", "head_dim", "hidden"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1, or None")
+        if self.activation not in ("swiglu", "gelu"):
+            raise UnknownName(did_you_mean("activation", self.activation, ("swiglu", "gelu")))
         if any(length < 1 for length in self.lengths):
             raise ValueError(f"eval_lengths is {self.lengths}; lengths are at least 1 token")
         if any(seed < 0 for seed in self.seeds):
@@ -113,11 +131,19 @@ class Config:
         return min(100, self.steps // 10) if self.warmup is None else self.warmup
 
     def to_dict(self) -> dict[str, Any]:
-        """Every field as JSON types, what None stands for filled in where it is a number."""
+        """The fields as JSON types, what None stands for filled in where it is a number.
+
+        All of them, less those of a later version that are at their default.
+        """
         filled = {"eval_lengths": self.lengths, "warmup": self.warmup_steps}
         filled["kv_heads"] = self.heads if self.kv_heads is None else self.kv_heads
         both = asdict(self) | filled
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in both.items()}
+        plain = {field.name: field.default for field in fields(Config) if field.name in _LATER}
+        return {
+            key: list(v) if isinstance(v, tuple) else v
+            for key, v in both.items()
+            if key not in plain or v != plain[key]
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Config:
