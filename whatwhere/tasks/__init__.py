@@ -1,7 +1,8 @@
 """What the studies train and evaluate on: token streams (`Task`) or drawn examples (`Drawn`).
 
 A task is a loader ``load(data, progress) -> Task`` in a file of its own and one line in `TABLE`;
-`windows` and `sample_batch` cut the streams. A task whose examples are made by rule, a question
+`windows` and `sample_batch` cut the streams; `Windows` gives their windows out as a `Drawn`, which
+the training engine samples on the device. A task whose examples are made by rule, a question
 and its answer, is a subclass of `Drawn` and one line in `DRAWN`; it makes its own batches.
 """
 
@@ -19,6 +20,7 @@ from whatwhere.tasks import text as _text
 from whatwhere.tasks.cache import cache_dir
 from whatwhere.tasks.drawn import IGNORED, Drawn, exact_match
 from whatwhere.tasks.indirect import Indirect
+from whatwhere.tasks.stream import Windows
 from whatwhere.tasks.task import Progress, Task
 from whatwhere.tasks.windows import common_span, sample_batch, windows
 
@@ -77,6 +79,7 @@ __all__ = [
     "Indirect",
     "Progress",
     "Task",
+    "Windows",
     "cache_dir",
     "common_span",
     "draw",
