@@ -32,6 +32,7 @@ VARIANTS = (
     "shaw(sides=keys)",
     "shaw(sides=values)",
     "t5(bidirectional=true)",
+    "alibi(heads=0.5)",
     "kerple(kernel=power)",
     "fire(init_threshold=8.0)",
     "cope(max_positions=4)",

@@ -59,3 +59,32 @@ def test_column_form_under_causal_softmax() -> None:
     plain = Q @ K.mT / math.sqrt(D) + columns
     plain = plain.masked_fill(torch.ones(N, N).triu(1).bool(), float("-inf"))
     close(ww.attend(Q, K, V, rule), plain.softmax(-1) @ V, N * SINGLE)
+
+
+def test_on_half_the_heads() -> None:
+    """8 heads: the slopes of 4 on the first four (every second one of 8), NoPE on the others."""
+    rule = ww.make("alibi(heads=0.5)", heads=8, head_dim=D).rule()
+    golden = [1 / 4, 1 / 16, 1 / 64, 1 / 256, 0, 0, 0, 0]
+    assert alibi.slopes(8)[1::2] == tuple(golden[:4])
+    q, k = wave(8, N, D, 0.1), wave(8, N, D, 1.1)
+    at = [0, 1, 5, 6, 30, 31, 32, 99, 100]
+
+    def number(h: int, i: int, j: int) -> float:
+        product = dot(q[0, h, i].tolist(), k[0, h, j].tolist()) / math.sqrt(D)
+        return product - golden[h] * abs(at[i] - at[j])
+
+    close(scores(rule, q, k, at), table(number, 8, N, N), 100 * SINGLE)
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.25, 3), (0.5, 6), (0.99, 11), (1, 12)])
+def test_a_share_of_the_heads(share: float, count: int) -> None:
+    """Rounded down; the rest has slope 0, after a cast of the model too."""
+    made = ww.make(f"alibi(heads={share})", heads=H, head_dim=D).to(torch.bfloat16)
+    assert made.slopes.tolist() == pytest.approx([*alibi.slopes(count), *[0] * (H - count)])
+    assert made.to_dict()["options"] == {"heads": share}
+
+
+@pytest.mark.parametrize("share", [0, 1.5, 0.05])
+def test_no_share_of_the_heads(share: float) -> None:
+    with pytest.raises(ValueError, match="heads of alibi is"):
+        ww.make(f"alibi(heads={share})", heads=H, head_dim=D)

@@ -173,7 +173,7 @@ def test_keys_that_follow_one_another(first: Any, window: int | None) -> None:
 @pytest.mark.parametrize("queries", [1, 3])
 def test_alibi(queries: int) -> None:
     given = call(4, 2, 150, 16, 16, queries)
-    for text in ("alibi", "alibi+logn(train_length=20)"):
+    for text in ("alibi", "alibi(heads=0.5)", "alibi+logn(train_length=20)"):
         rule = ww.make(text, heads=4, head_dim=16).rule(150)
         assert fused_decode.why_not(rule, given) is None
         assert error(fused_decode.decode(rule, given), truth(rule, given)) < 2e-6

@@ -22,6 +22,7 @@ from whatwhere.kernels.pairs import FAR, Pairs
 CPU = torch.device("cpu")
 CALLS = {
     "alibi": tuple(wheres(False, CPU)),
+    "alibi(heads=0.5)": ("square",),
     "rope+logn": ("square", "last of many"),
     "pope(delta_init=uniform)": ("padded rows", "both sides, window"),
     "nope": ("packed",),

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from whatwhere.encodings.base import Encoding, Shape
+from whatwhere.errors import real_number
 from whatwhere.rule import ScoreRule
 
 __all__ = ["Alibi", "slopes"]
@@ -48,15 +49,28 @@ class Alibi(Encoding):
 
     The penalty is not multiplied by 1/√d (the paper's footnote 10). For j > i (bidirectional
     models) the distance is symmetric.
+
+    Options:
+        heads: the share of the heads that get a penalty, the first ones, with the slopes that a
+            model of so many heads has; the others have slope 0, as in NoPE, and can look far.
+            1: all, the paper's ALiBi; 0.5: the PoPE paper's baseline (arXiv 2509.10534, table 9),
+            which does not say which half: of a model of 8 heads slopes(4) == slopes(8)[1::2].
     Source: arXiv 2108.12409.
     """
 
     name = "alibi"
     cite = "alibi"
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, heads: float = 1.0) -> None:
         super().__init__(shape)
-        self._slopes = slopes(shape.heads)
+        real_number("heads of alibi", heads, above=0, most=1, why="it is a share of the heads")
+        count = int(shape.heads * heads)
+        if count < 1:
+            raise ValueError(
+                f"heads of alibi is {heads}; give a share that leaves at least one of "
+                f"{shape.heads} heads"
+            )
+        self._slopes = slopes(count) + (0.0,) * (shape.heads - count)
         self.register_buffer("slopes", torch.tensor(self._slopes), persistent=False)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
