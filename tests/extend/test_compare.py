@@ -78,6 +78,22 @@ def test_perplexity_is_that_of_windows(
             assert row["by_position"][-1] == pytest.approx(float(last), abs=1e-4)
 
 
+def test_a_sliding_window_scores_the_same_tokens_at_every_length(
+    source: Source, model: Any, ids: torch.Tensor, tmp_path: Path
+) -> None:
+    plan = replace(PLAN, methods=("none",), keys=0, copies=0, sliding=64, sliding_windows=3)
+    rows = run(plan, source, model, ids, tmp_path)
+    with hf.use(model, "rope"):
+        for length in (256, 512):
+            (row,) = [r for r in rows if r["mode"] == "sliding" and r["eval_length"] == length]
+            losses = [  # of tokens 449 to 640, whatever the length
+                naive_losses(model, ids[None, end - length : end + 1])[0, -64:]
+                for end in (512, 576, 640)
+            ]
+            assert row["value"] == pytest.approx(float(torch.cat(losses).mean()), abs=1e-5)
+            assert (row["n"], row["stride"]) == (192, 64)
+
+
 def test_rows_say_what_was_done_and_equal_ones_are_made_once(
     source: Source, model: Any, ids: torch.Tensor, tmp_path: Path
 ) -> None:
@@ -87,9 +103,11 @@ def test_rows_say_what_was_done_and_equal_ones_are_made_once(
     none = [r for r in rows if r["method"] == "none" and r["task"] == "perplexity"]
     modes = [(r["mode"], r["eval_length"]) for r in none]
     assert sorted(modes) == [
-        *(("one_pass", n) for n in (128, 256, 512)), *((m, n) for m in ("sliding", "streamed")
-        for n in (256, 512)),
+        *(("one_pass", n) for n in (128, 256, 512)), ("sliding", 256), ("sliding", 512),
+        ("streamed", 512),
     ]  # fmt: skip
+    dynamic = [r for r in rows if r["method"] == "dynamic_ntk" and r["mode"] == "streamed"]
+    assert [r["eval_length"] for r in dynamic] == [256, 512]  # where it is not one pass
     yarn = {r["encoding"] for r in rows if r["method"] == "yarn"}
     assert yarn == {"rope+yarn(factor=2)", "rope+yarn(factor=4)"}
     assert {r["terms"] for r in rows if r["method"] == "rerope"} == {2}

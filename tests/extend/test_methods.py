@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from whatwhere import hf
-from whatwhere.extend import methods
+from whatwhere.extend import methods, text
 from whatwhere.extend.models import Source
 from whatwhere.extend.plan import Plan, lengths
 
@@ -68,6 +68,8 @@ def test_a_result_of_search(tmp_path: Path) -> None:
     assert methods.make(str(file), 4.0, 512) == methods.Made(
         "longrope:smooth", "rope+ntk(factor=3)"
     )
+    file.write_text('{"name": "longrope:smooth", "expression": "rope+ntk", "factor": 4.0}')
+    assert methods.make(str(file), 2.0, 512).method == "longrope:smooth@4x"
     file.write_text("{}")
     with pytest.raises(ValueError, match="no result of"):
         methods.make(str(file), 4.0, 512)
@@ -96,13 +98,18 @@ def test_what_a_method_asks_for(
     assert exports == (form.reason == "")
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("A word.", encoding="utf-8-sig")
+    assert text.of_files([tmp_path / "book.txt"]).content == "A word."
+
+
 def test_lengths() -> None:
     assert lengths("8x,2x,700", 512) == (700, 1024, 4096)
-    for text, message in (
+    for written, message in (
         ("0.5x", "below 1"), ("abc", "no length"), ("-3", "no length"), ("infx", "no length"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            lengths(text, 512)
+            lengths(written, 512)
 
 
 def test_a_target_below_the_trained_length() -> None:

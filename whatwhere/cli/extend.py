@@ -45,6 +45,7 @@ def extend(
     sliding: Annotated[
         int, typer.Option(metavar="STRIDE", help="Measure a sliding window as well.")
     ] = 0,
+    sliding_windows: Annotated[int, typer.Option(metavar="N", help="So many of them.")] = 8,
     streamed: Annotated[
         int, typer.Option(metavar="TOKENS", help="Measure pieces through the cache as well.")
     ] = 0,
@@ -111,6 +112,7 @@ def extend(
         depths=_depths("0" if quick and depths == "0,0.25,0.5,0.75,1" else depths),
         copies=0 if quick and copies == 4 else copies,
         sliding=sliding,
+        sliding_windows=sliding_windows,
         streamed=streamed,
         stock=stock,
         device=device,

@@ -14,11 +14,13 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from whatwhere import hf
+from whatwhere.encodings import make
 from whatwhere.extend import methods, retrieval, stock
 from whatwhere.extend.forward import PIECE, Reader
 from whatwhere.extend.models import Source
 from whatwhere.extend.plan import Plan
 from whatwhere.extend.results import Results, key_of
+from whatwhere.hf.sizes import shape_of
 from whatwhere.study.rows import commit, device_name, versions
 
 __all__ = ["BLOCKS", "Task", "compare", "plan_of"]
@@ -48,8 +50,9 @@ def plan_of(plan: Plan, source: Source) -> list[Task]:
     for method in plan.methods:
         for target in plan.targets:
             made = methods.make(method, target / source.train_length, source.train_length)
+            follows = _follows_length(made.expression, source)
             for engine in ("whatwhere", "transformers") if plan.stock else ("whatwhere",):
-                for row in _rows(plan, source.train_length, target):
+                for row in _rows(plan, source.train_length, target, follows):
                     row = _named(plan, source, made, engine, target) | row
                     if engine == "transformers" and row["task"] != "perplexity":
                         continue
@@ -61,12 +64,26 @@ def plan_of(plan: Plan, source: Source) -> list[Task]:
 _PLACE = ("task", "mode", "metric", "eval_length", "depth")
 
 
-def _rows(plan: Plan, trained: int, target: int) -> Iterator[Row]:
+def _follows_length(expression: str, source: Source) -> bool:
+    """Whether frequencies depend on the text's length; what can not be made is said later."""
+    shape = shape_of(source.config)
+    try:
+        made = make(
+            expression, heads=shape.heads, head_dim=shape.head_dim, kv_heads=shape.kv_heads,
+            width=shape.width, train_length=source.train_length,
+        )  # fmt: skip
+    except ValueError:
+        return False
+    return made.length_dependent
+
+
+def _rows(plan: Plan, trained: int, target: int, follows: bool) -> Iterator[Row]:
     # What a method costs short texts is asked of the longest target: there it costs most.
     lengths = dict.fromkeys((trained, target) if target == plan.longest else (target,))
     for length in lengths:
         yield {"task": "perplexity", "mode": "one_pass", "metric": "nll", "eval_length": length}
-    if plan.streamed:
+    # Streamed is one pass unless frequencies follow the length: then the longest shows it.
+    if plan.streamed and (follows or target == plan.longest):
         yield {"task": "perplexity", "mode": "streamed", "metric": "nll", "eval_length": target,
                "stride": plan.streamed}  # fmt: skip
     if plan.sliding:
@@ -232,13 +249,17 @@ def _edges(trained: int, length: int) -> Iterator[int]:
 
 
 def _sliding(plan: Plan, reader: Reader, text: Tensor, length: int) -> Row:
-    """Windows a stride apart, of which only the last `stride` tokens are scored."""
+    """Windows a stride apart, of which only the last `stride` tokens are scored.
+
+    They end at the same places for every length, so that all are scored on the same tokens.
+    """
     stride = min(plan.sliding, length)
-    room = len(text) - 1 - length
+    room = len(text) - 1 - plan.longest
     count = max(1, min(plan.sliding_windows, room // stride + 1))
     total = 0.0
     for number in range(count):
-        ids = text[number * stride : number * stride + length + 1][None].to(plan.device)
+        end = plan.longest + number * stride + 1
+        ids = text[end - length - 1 : end][None].to(plan.device)
         total += float(reader.losses(ids)[:, -stride:].double().sum())
     value = total / (count * stride)
     if not math.isfinite(value):

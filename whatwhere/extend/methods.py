@@ -158,7 +158,10 @@ def _searched(path: Path) -> tuple[str, str]:
         raise ValueError(
             f"{path} is no result of `whatwhere search`: no expression in it"
         ) from None
-    return found.get("name", path.stem), str(parse(text))
+    name = found.get("name", path.stem)
+    # Results for several lengths stand side by side: each says which length it was searched for.
+    searched = found.get("factor")
+    return name if searched is None else f"{name}@{searched:g}x", str(parse(text))
 
 
 __all__ += ["Expression", "check"]

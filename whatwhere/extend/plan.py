@@ -20,8 +20,10 @@ class Plan:
         also at the trained length (what it costs short texts).
     tokens: of the text, scored at every length, the same ones (0: twice the longest target).
     depths, keys: pass keys at these shares of the text, so many each (0: none).
-    copies: passages to copy per length. sliding: stride of a sliding window (0: none).
-    streamed: tokens that enter at a time in a second, streamed measurement (0: none).
+    copies: passages to copy per length. sliding: stride of a sliding window (0: none), of which
+        there are sliding_windows.
+    streamed: tokens that enter at a time in a second, streamed measurement (0: none), at the
+        longest target, and at every one where frequencies follow the length: there results differ.
     stock: measure with transformers' own code as well where a method has rope_parameters.
     Raises ValueError, TypeError or UnknownName that name what is wrong.
     """

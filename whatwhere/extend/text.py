@@ -39,7 +39,7 @@ def of_files(paths: Sequence[Path]) -> Text:
         if not path.is_file():
             raise FileNotFoundError(f"--text {path}: there is no such file")
         try:
-            parts.append(path.read_text(encoding="utf-8"))
+            parts.append(path.read_text(encoding="utf-8-sig"))  # without a byte order mark
         except UnicodeDecodeError as error:
             raise ValueError(f"--text {path} is no text in UTF-8 (byte {error.start})") from None
     return Text("\n\n".join(parts), ", ".join(path.name for path in paths))
