@@ -19,13 +19,13 @@ MULTIPLES = (1, 2, 4, 8, 16)
 SELECTION = ("encodings", "seeds")
 """Fields that say which results are wanted, not what one is: they may change in a directory."""
 
-_LATER = ("head_dim", "hidden", "activation", "qk_norm", "tie_embeddings")
+_LATER = ("head_dim", "hidden", "activation", "qk_norm", "tie_embeddings", "accumulate")
 """Fields that came after the first results: not written at their default, so that those stay
 what they are."""
 
 _POSITIVE = (
     *("steps", "batch_size", "train_length", "eval_tokens", "valid_points", "valid_tokens"),
-    *("width", "layers", "heads"),
+    *("width", "layers", "heads", "accumulate"),
 )
 
 
@@ -39,7 +39,8 @@ class Config:
 
     The schedule: `warmup` steps (None: a tenth of all, at most 100) up to `lr`, then a cosine down
     to `final_lr` · lr. AdamW; `weight_decay` acts on matrices of the decoder, not on norms nor on
-    an encoding's own parameters. Gradients are clipped to norm `clip`.
+    an encoding's own parameters. Gradients are clipped to norm `clip`. A batch is read in
+    `accumulate` pieces.
     `eval_lengths` None: 1, 2, 4, 8 and 16 times train_length. At most `eval_tokens` tokens of the
     test split are scored, the same ones at every length. The validation curve has `valid_points`
     points on at most `valid_tokens` tokens.
@@ -70,6 +71,7 @@ class Config:
 
     steps: int = 240
     batch_size: int = 16
+    accumulate: int = 1
     train_length: int = 128
     lr: float = 3e-3
     final_lr: float = 0.1

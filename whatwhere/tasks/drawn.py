@@ -33,7 +33,9 @@ class Drawn(ABC):
 
     `sizes` are the numbers of examples of train, valid and test; train may be None: every batch is
     new. `seed` chooses the data set; the seed of a run, given to `batch`, only the order in which
-    it is seen. `unit`, `describe` and `metadata` are as in `Task`.
+    it is seen. `unit`, `describe` and `metadata` are as in `Task`. `scored`, where it is a number,
+    says that only that many last tokens of an example can have targets: what others' logits would
+    cost can be saved.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Drawn(ABC):
     describe: str
     metadata: dict[str, Any]
     sizes: dict[str, int | None]
+    scored: int | None = None
 
     @abstractmethod
     def examples(self, split: str, numbers: Int64[Tensor, "*batch"]) -> Batch:
@@ -65,6 +68,8 @@ class Drawn(ABC):
         (s,) gives the batches of s runs at once, (s, batch_size, length), each equal to its own.
         """
         whole_number("batch_size", batch_size)
+        if self.sizes["train"] == 0:
+            raise ValueError(f"task {self.name!r} has nothing to train on")
         if isinstance(seed, Tensor):
             device = seed.device
         elif isinstance(step, Tensor):

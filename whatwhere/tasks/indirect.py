@@ -123,6 +123,7 @@ class Indirect(Drawn):
 
     def _describe(self, width: int) -> None:
         self._set("length", width)
+        self._set("scored", 1 if (self.pad, self.score) == ("left", "answer") else None)
         self._set("vocab_size", SPACE + self.spaces)
         self._set("sizes", {split: getattr(self, split) for split in SPLITS})
         names = ("lengths", "shifts", "target", "zero", "spaces", "pad", "width", "score", "seed")
