@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from whatwhere.cli.bench_screen import announce, finish, show_model, show_plan, watch
+from whatwhere.cli.bench_screen import announce, finish, show_engine, show_model, show_plan, watch
 
 __all__ = ["bench"]
 
@@ -124,6 +125,43 @@ def model(
         print(json.dumps(found, indent=2))
         return
     show_model(found)
+    print(f"rows  {ledger.path}")
+
+
+@bench.command()
+def engine(
+    out: Out = None,
+    encodings: Annotated[str, typer.Option(help="Expressions, by comma.")] = "rope,pope",
+    seeds: Annotated[str, typer.Option(help="How many are trained as one, by comma.")] = "1,2,4,8",
+    as_json: AsJson = False,
+) -> None:
+    """The training engine on indirect indexing: seed-steps/s, whole steps in one CUDA graph.
+
+    The PoPE paper's model (8 layers, 512 wide) and batch (64), several seeds stacked.
+
+    \b
+    Examples:
+      whatwhere bench engine
+      whatwhere bench engine --encodings pope --seeds 4,8 --out rows.jsonl
+    """
+    counts, words = read_sizes("seeds", seeds), _words(encodings)
+    for name, found in (("encodings", words), ("seeds", counts)):
+        if not found:
+            raise ValueError(f"--{name} is empty; give one or more, by comma")
+    _need_gpu()
+    from rich.console import Console
+
+    from whatwhere.bench import engine as whole
+    from whatwhere.bench.ledger import Ledger
+
+    ledger = Ledger(out or _place("engine"))
+    case = replace(whole.PAPER, encodings=words, seeds=counts)
+    with Console(stderr=True, highlight=False).status("starting") as status:
+        found = [ledger.add(row) for row in whole.rows(case, say=status.update)]
+    if as_json:
+        print(json.dumps(found, indent=2))
+        return
+    show_engine(found)
     print(f"rows  {ledger.path}")
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from whatwhere.bench.cases import Job
     from whatwhere.bench.ledger import Ledger
 
-__all__ = ["announce", "finish", "show_model", "show_plan", "watch"]
+__all__ = ["announce", "finish", "show_engine", "show_model", "show_plan", "watch"]
 
 
 def show_plan(chosen: list[Job], budget: float | None) -> None:
@@ -105,4 +105,19 @@ def show_model(found: list[dict[str, Any]]) -> None:
     speed = second["tokens_per_s"] / first["tokens_per_s"]
     saved = second["saved_bytes"] / first["saved_bytes"]
     table.add_row("ratio", f"{speed:.3f}", "", "", f"{saved:.3f}", "")
+    console().print(table)
+
+
+def show_engine(found: list[dict[str, Any]]) -> None:
+    """A line an encoding and number of seeds."""
+    from whatwhere.cli.console import console, plain_table
+
+    columns = ("", "seeds", "seed-steps/s", "ms a step", "peak MiB")
+    table = plain_table(*columns, right=columns[1:])
+    for row in found:
+        peak = f"{row['peak_mib']:.0f}" if "peak_mib" in row else "–"
+        table.add_row(
+            row["encoding"], f"{row['seeds']}", f"{row['seed_steps_per_s']:.0f}",
+            f"{row['step_ms']:.2f}", peak,
+        )  # fmt: skip
     console().print(table)
