@@ -38,6 +38,18 @@ __all__ = ["Training"]
 FORMAT = 1
 """Raise it when a checkpoint of the same configuration would be continued differently."""
 
+_NO_PART = (
+    "task",
+    "data",
+    "encodings",
+    "seeds",
+    "device",
+    "compile",
+    "eval_lengths",
+    "eval_tokens",
+)
+"""Fields of a configuration that are said elsewhere, or on which no training depends."""
+
 _PATIENCE = 0.5  # seconds between two looks at what a GPU has done
 
 
@@ -157,7 +169,8 @@ class Training:
 
     def _identity(self) -> dict[str, Any]:
         what = {"format": FORMAT, "encoding": self.encoding, "seeds": list(self.seeds)}
-        return what | {"config": self.config.identity(), "data": self.data.describe}
+        sizes = {k: v for k, v in self.config.to_dict().items() if k not in _NO_PART}
+        return what | {"config": sizes, "data": self.data.describe}
 
     def _resume(self) -> None:
         state = checkpoint.load(self.path)
