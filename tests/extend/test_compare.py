@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,23 @@ def test_a_directory_of_other_measurements_is_refused(tmp_path: Path) -> None:
     open_results(tmp_path / "a", PLAN.identity())
     with pytest.raises(ValueError, match="tokens was 1024 and is now 2048"):
         open_results(tmp_path / "a", replace(PLAN, tokens=2048).identity())
+    with pytest.raises(ValueError, match="keys was 1 and is now 2"):
+        open_results(tmp_path / "a", replace(PLAN, keys=2).identity())
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "thesis.tex").touch()
     with pytest.raises(ValueError, match=r"holds thesis\.tex"):
         open_results(tmp_path / "b", PLAN.identity())
+
+
+def test_what_was_not_measured_may_be_added(tmp_path: Path) -> None:
+    bare = replace(PLAN, keys=0, copies=0).identity()
+    open_results(tmp_path, bare)
+    open_results(tmp_path, replace(PLAN, keys=3, copies=0, sliding=64).identity())
+    open_results(tmp_path, bare)
+    found = json.loads((tmp_path / "config.json").read_text())
+    assert (found["keys"], found["copies"], found["sliding"]) == (3, 0, 64)
+    with pytest.raises(ValueError, match="sliding was 64 and is now 32"):
+        open_results(tmp_path, replace(PLAN, sliding=32, keys=3).identity())
 
 
 def test_a_method_that_fails_is_a_row_with_its_error(

@@ -2,16 +2,16 @@
 
 accelerate is the engine: the same command trains on a CPU, on one GPU, or under `accelerate launch`
 on many. Batch number `step` is a pure function of (text, seed, step), so a training that was killed
-goes on with the same batches, and on a CPU ends with the same bits.
+goes on with the same batches, on a CPU ends with the same bits, and may go on with another number
+of processes: each takes every n-th window of the same batch.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from whatwhere import hf
-from whatwhere.errors import UnknownName, changes, did_you_mean, real_number, whole_number
-from whatwhere.extend import methods
+from whatwhere.extend.adaptation import Adaptation, begin, trainable
 from whatwhere.extend.forward import Reader
 from whatwhere.extend.models import Source
 from whatwhere.extend.objective import windows
@@ -34,56 +33,6 @@ __all__ = ["Adaptation", "adapt"]
 
 VALID_SHARE = 0.1
 """Of the text, its end: never trained on."""
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What a short training is: method, target, and how it is trained.
-
-    train: "lora" (rank, alpha twice the rank, on all linear layers) or "full". batch_size windows
-    of `target` tokens a step, over all processes. Raises ValueError or UnknownName by name.
-    """
-
-    model: str
-    method: str
-    target: int
-    train: str = "lora"
-    steps: int = 200
-    batch_size: int = 8
-    lr: float = 1e-3
-    warmup: int = 20
-    rank: int = 16
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    valid_windows: int = 8
-    seed: int = 0
-    precision: str = "float32"
-
-    def __post_init__(self) -> None:
-        if self.train not in ("lora", "full"):
-            raise UnknownName(did_you_mean("--train", self.train, ("lora", "full")))
-        if self.precision not in ("float32", "bfloat16"):
-            raise UnknownName(did_you_mean("--precision", self.precision, ("float32", "bfloat16")))
-        for name in ("target", "steps", "batch_size", "rank", "valid_windows"):
-            whole_number(name, getattr(self, name))
-        whole_number("warmup", self.warmup, least=0)
-        real_number("lr", self.lr, above=0)
-
-    def check(self, source: Source) -> methods.Made:
-        """The method's expression. ValueError for a target below the trained length."""
-        factor = self.target / source.train_length
-        if factor < 1:
-            raise ValueError(
-                f"--to {self.target} is below the trained length {source.train_length}; give a "
-                "longer one"
-            )
-        return methods.make(self.method, factor, source.train_length)
-
-    def rate(self, step: int) -> float:
-        """Linear warm-up, then half a cosine from lr to 0."""
-        if step < self.warmup:
-            return self.lr * (step + 1) / self.warmup
-        return self.lr * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps))) / 2
 
 
 def adapt(
@@ -99,9 +48,10 @@ def adapt(
 ) -> Path:
     """Train, or go on with what `out` holds; the folder of what was trained.
 
-    out holds plan.json, rows.jsonl, checkpoint.pt, and at the end adapter/ or model/. Raises
-    KeyboardInterrupt once stop() holds, after a checkpoint; ValueError where `out` holds another
-    training or the text is too short; FloatingPointError for a loss that is not finite.
+    out holds plan.json, rows.jsonl, checkpoint.pt, and at the end adapter/ or model/. Of several
+    processes the first writes and speaks. Raises KeyboardInterrupt once stop() holds in any, after
+    a checkpoint; ValueError where `out` holds another training, the text is too short or the batch
+    has fewer windows than there are processes; FloatingPointError for a loss that is not finite.
     """
     training = _Training(plan, source, model, text, out, say, cpu)
     training.run(stop, every)
@@ -116,7 +66,7 @@ class _Training:
         from accelerate import Accelerator
         from accelerate.utils import set_seed
 
-        self.plan, self.source, self.out, self.say = plan, source, out, say
+        self.plan, self.source, self.out = plan, source, out
         self.made = plan.check(source)
         held = max(plan.target + 1, int(len(text) * VALID_SHARE))
         self.text, valid = text[:-held], text[-held:]
@@ -125,16 +75,21 @@ class _Training:
             for length in dict.fromkeys((source.train_length, plan.target))
         }
         windows(self.text, plan.target, 1)  # long enough, or refused
-        _same(out, asdict(plan))
+        begin(plan, text, out)
         set_seed(plan.seed)
         mixed = "bf16" if plan.precision == "bfloat16" else "no"
         self.engine = Accelerator(mixed_precision=mixed, cpu=cpu)
-        bare = _trainable(model, plan).to(self.engine.device)
-        hf.use(bare, self.made.expression, train_length=source.train_length)
-        weights = [p for p in bare.parameters() if p.requires_grad]
+        if plan.batch_size < self.engine.num_processes:
+            raise ValueError(
+                f"--batch-size {plan.batch_size} is below the {self.engine.num_processes} "
+                "processes: give each of them a window"
+            )
+        self.say = say if self.main else _silent
+        self.bare = trainable(model, plan).to(self.engine.device)
+        hf.use(self.bare, self.made.expression, train_length=source.train_length)
+        weights = [p for p in self.bare.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(weights, lr=plan.lr, weight_decay=plan.weight_decay)
-        self.bare = bare
-        self.model, self.optimizer = self.engine.prepare(bare, optimizer)
+        self.model, self.optimizer = self.engine.prepare(self.bare, optimizer)
         self.step, self.seconds = 0, 0.0
         self._resume()
 
@@ -147,27 +102,29 @@ class _Training:
         return bool(self.engine.is_main_process)
 
     def run(self, stop: Callable[[], bool], every: float) -> None:
-        if self.step == 0 and not read_rows(self.rows):
+        if self.step == 0 and self._missing(0):
             self._validate()
         saved = clock = time.monotonic()
         self.model.train()
         while self.step < self.plan.steps:
-            loss = self._update()
-            asked = stop()
+            loss = self._gradient()
+            due = self.main and time.monotonic() - saved >= every
+            loss, asked, due = self._together(loss, stop(), due)
+            self._update(loss)
             now = time.monotonic()
             self.seconds, clock = self.seconds + now - clock, now
-            if self.step % max(1, self.plan.steps // 20) == 0 or self.step == self.plan.steps:
+            last = self.step == self.plan.steps
+            if last or self.step % max(1, self.plan.steps // 20) == 0:
                 self._log(loss)
-            if asked or now - saved >= every or self.step == self.plan.steps:
+            if asked or due or last:
                 self._save()
                 saved = time.monotonic()
-            if asked and self.step < self.plan.steps:
+            if asked and not last:
                 raise KeyboardInterrupt
             clock = time.monotonic()
 
     def finish(self) -> Path:
-        done = any(r["step"] == self.plan.steps and r["role"] == "valid" for r in self._found())
-        if not done:
+        if self._missing(self.plan.steps):
             self._validate()
         lora = self.plan.train == "lora"
         folder = self.out / ("adapter" if lora else "model")
@@ -179,29 +136,52 @@ class _Training:
         self.engine.wait_for_everyone()
         return folder
 
-    def _found(self) -> list[dict[str, Any]]:
-        return read_rows(self.rows)
+    def _missing(self, step: int) -> bool:
+        """Whether the held-out loss of a step is to be measured, as the first process sees it."""
+        from accelerate.utils import broadcast_object_list
 
-    def _update(self) -> float:
+        there = any(r["step"] == step and r["role"] == "valid" for r in read_rows(self.rows))
+        told = [not there]
+        broadcast_object_list(told)
+        return told[0]
+
+    def _gradient(self) -> float:
+        """Gradients of the batch's mean loss; this process's share of that loss."""
         plan, engine = self.plan, self.engine
-        for group in self.optimizer.param_groups:
-            group["lr"] = plan.rate(self.step)
-        rows = self._batch(self.step)[engine.process_index :: engine.num_processes]
+        mine = self._batch(self.step)[engine.process_index :: engine.num_processes]
         total = 0.0
-        for part in rows.split(1):  # one window at a time: long ones fill the memory
+        for number, part in enumerate(mine.split(1)):  # long windows fill the memory: one at a time
             part = part.to(engine.device)
-            with engine.autocast():
-                logits = self._logits(part[:, :-1])
-            loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
-            engine.backward(loss / len(rows))
-            total += float(loss.detach()) / len(rows)
-        if not math.isfinite(total):
-            raise FloatingPointError(f"the loss is {total} at step {self.step}; lower --lr")
-        engine.clip_grad_norm_(self.model.parameters(), plan.clip)
+            last = number == len(mine) - 1  # gradients meet once a step
+            with nullcontext() if last else engine.no_sync(self.model):
+                with engine.autocast():
+                    logits = self._logits(part[:, :-1])
+                loss = F.cross_entropy(logits.float().flatten(0, 1), part[:, 1:].flatten())
+                # Processes' gradients are averaged; their numbers of windows may differ by one.
+                engine.backward(loss * (engine.num_processes / plan.batch_size))
+            total += float(loss.detach()) / plan.batch_size
+        return total
+
+    def _together(self, loss: float, asked: bool, due: bool) -> tuple[float, bool, bool]:
+        """The whole loss; whether any process was asked to stop, or holds that it is time to save.
+
+        All have to know: one that stopped or saved alone would be waited for for ever.
+        """
+        if self.engine.num_processes == 1:
+            return loss, asked, due
+        told = torch.tensor([loss, asked, due], dtype=torch.float64, device=self.engine.device)
+        total, stops, saves = self._sum(told).tolist()
+        return total, stops > 0, saves > 0
+
+    def _update(self, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss is {loss} at step {self.step}; lower --lr")
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.plan.rate(self.step)
+        self.engine.clip_grad_norm_(self.model.parameters(), self.plan.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return total
 
     def _logits(self, tokens: Tensor) -> Tensor:
         try:
@@ -221,16 +201,25 @@ class _Training:
         return self.text[starts[:, None] + torch.arange(self.plan.target + 1)]
 
     def _validate(self) -> None:
-        """Loss on the held-out end, at the trained length and the target."""
+        """Loss on the held-out end, at the trained length and the target; windows are shared."""
+        engine = self.engine
         self.bare.eval()
         for length, samples in self.valid.items():
-            with self.engine.autocast():
-                losses = [Reader(self.bare).losses(w[None].to(self.engine.device)) for w in samples]
-            value = float(torch.cat(losses).double().mean())
+            total = torch.zeros((), dtype=torch.float64, device=engine.device)
+            for window in samples[engine.process_index :: engine.num_processes]:
+                with engine.autocast():
+                    losses = Reader(self.bare).losses(window[None].to(engine.device))
+                total += losses.double().sum()
             n = len(samples) * length
+            value = float(self._sum(total)) / n
             self._row("valid", length, value, n)
             self.say(f"step {self.step:>5}  held-out perplexity at {length}: {math.exp(value):.3f}")
         self.model.train()
+
+    def _sum(self, value: Tensor) -> Tensor:
+        found = self.engine.reduce(value, "sum")
+        assert isinstance(found, Tensor)
+        return found
 
     def _log(self, loss: float) -> None:
         left = self.seconds / max(1, self.step) * (self.plan.steps - self.step)
@@ -272,7 +261,7 @@ class _Training:
         if self.main:
             mend(self.rows)
             reached = state["step"] if state else 0
-            kept = [row for row in self._found() if row["step"] <= reached]
+            kept = [row for row in read_rows(self.rows) if row["step"] <= reached]
             self.rows.unlink(missing_ok=True)
             for row in kept:  # what a kill left behind its last checkpoint is measured again
                 append(self.rows, row)
@@ -288,28 +277,5 @@ class _Training:
         self.say(f"going on at step {self.step}")
 
 
-def _trainable(model: Any, plan: Adaptation) -> Any:
-    if plan.train == "full":
-        return model.float()
-    try:
-        from peft import LoraConfig, get_peft_model
-    except ImportError as error:
-        raise ImportError("LoRA needs peft: pip install 'whatwhere[extend]'") from error
-    torch.manual_seed(plan.seed)
-    config = LoraConfig(
-        r=plan.rank, lora_alpha=2 * plan.rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)
-
-
-def _same(out: Path, wanted: dict[str, Any]) -> None:
-    """Begin a directory, or agree with the one that was begun."""
-    file = out / "plan.json"
-    if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(wanted, indent=2) + "\n")
-        return
-    found = json.loads(file.read_text())
-    differing = changes(found, wanted)
-    if differing:
-        raise ValueError(f"--out {out} was begun otherwise: {'; '.join(differing)}; give a new one")
+def _silent(line: str) -> None:
+    """What processes other than the first say."""

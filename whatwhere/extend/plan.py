@@ -89,6 +89,7 @@ class Plan:
                  "streamed", "seed", "dtype", "adapter")  # fmt: skip
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found["tokens"], found["depths"] = self.scored, list(self.depths)
+        found["sliding_windows"] *= bool(self.sliding)
         return found
 
 

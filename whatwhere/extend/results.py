@@ -13,6 +13,9 @@ __all__ = ["Results", "open_results"]
 
 Row = dict[str, Any]
 
+OPTIONAL = ("keys", "copies", "sliding", "sliding_windows", "streamed")
+"""What may be measured later than the rest, or not at all (0)."""
+
 KEY = ("method", "encoding", "engine", "task", "mode", "metric", "eval_length", "depth", "seed")
 
 
@@ -43,6 +46,7 @@ class Results:
 def open_results(path: Path, identity: dict[str, Any]) -> Results:
     """The directory for measurements that share `identity`, made if need be.
 
+    What was not measured before (no pass keys, copies, sliding or streamed windows) may be added.
     Raises ValueError if it holds those of another, and names the fields; FileExistsError for a
     file.
     """
@@ -52,12 +56,16 @@ def open_results(path: Path, identity: dict[str, Any]) -> Results:
     file = path / "config.json"
     if file.exists():
         found = json.loads(file.read_text())
+        for name in OPTIONAL:  # 0 asks for none of these, and so leaves those that are there
+            if not found.get(name) or not wanted.get(name):
+                found[name] = wanted[name] = found.get(name) or wanted.get(name)
         differing = changes(found, wanted)
         if differing:
             raise ValueError(
                 f"--out {path} holds results of another configuration: {'; '.join(differing)}. "
                 "Give a new --out"
             )
+        _write(file, wanted)
     else:
         strangers = [e.name for e in path.iterdir()] if path.is_dir() else []
         if any(not name.startswith((".", "README")) for name in strangers):
@@ -66,7 +74,11 @@ def open_results(path: Path, identity: dict[str, Any]) -> Results:
                 "new or empty directory"
             )
         path.mkdir(parents=True, exist_ok=True)
-        beside = path / ".config.json.new"
-        beside.write_text(json.dumps(wanted, indent=2) + "\n")
-        beside.replace(file)
+        _write(file, wanted)
     return Results(path)
+
+
+def _write(file: Path, content: dict[str, Any]) -> None:
+    beside = file.with_name(f".{file.name}.new")
+    beside.write_text(json.dumps(content, indent=2) + "\n")
+    beside.replace(file)
