@@ -22,7 +22,7 @@ from whatwhere.study.config import Config
 from whatwhere.study.rows import append, mend, read_rows, row_key
 from whatwhere.tasks import Task
 
-__all__ = ["Directory", "open_directory"]
+__all__ = ["Directory", "locked", "open_directory", "write_whole"]
 
 _CURVE = ("encoding", "seed", "step", "train_nll", "valid_nll")
 
@@ -57,7 +57,7 @@ class Directory:
         writer.writerow(_CURVE)
         writer.writerows(line for line in kept[1:] if line[:2] != [encoding, str(seed)])
         writer.writerows((encoding, seed, *point) for point in points)
-        _write(path, text.getvalue())
+        write_whole(path, text.getvalue())
 
     def close(self) -> None:
         """Release the directory."""
@@ -84,14 +84,14 @@ def open_directory(path: Path, config: Config, task: Task, resume: bool = True) 
         raise FileExistsError(f"--out {path} is a file; give a directory, or a name that is free")
     _refuse_strangers(path)
     path.mkdir(parents=True, exist_ok=True)
-    lock = _locked(path)
+    lock = locked(path)
     try:
         wanted = config.identity() | {"data": fingerprint(config, task)}
         if resume and (path / "config.json").exists():
             _agree(path / "config.json", wanted)
         else:
             _set_aside(path)
-            _write(path / "config.json", json.dumps(wanted, indent=2) + "\n")
+            write_whole(path / "config.json", json.dumps(wanted, indent=2) + "\n")
         mend(path / "rows.jsonl")
         return Directory(path, lock)
     except BaseException:
@@ -144,7 +144,11 @@ def _set_aside(path: Path) -> None:
         os.replace(path / "rows.jsonl", path / "rows.previous")
 
 
-def _locked(path: Path) -> int | None:
+def locked(path: Path) -> int | None:
+    """A lock on the directory, to be closed by os.close; None where there are none.
+
+    ValueError if another process holds it.
+    """
     # The system releases a lock of this kind when its process ends, however it ends.
     try:
         import fcntl
@@ -161,7 +165,8 @@ def _locked(path: Path) -> int | None:
     return lock
 
 
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Put a text at `path`: a kill leaves the old file or the new one, never a part."""
     neighbour = path.with_name(f".{path.name}.new")
     with neighbour.open("w", encoding="utf-8") as file:
         file.write(text)

@@ -1,0 +1,266 @@
+"""A study is run cell by cell; what a kill leaves is gone on with, and nothing differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study import made_study
+
+from whatwhere import report
+from whatwhere.errors import UnknownName
+from whatwhere.study.cells import Cell, Evaluation, Study
+from whatwhere.study.data import Library, named_files
+from whatwhere.study.observer import Observer
+from whatwhere.study.reproduce import missing, open_ledger, reproduce
+
+CLOCKS = ("seconds", "train_seconds", "commit")
+
+
+def run(study: Study, out: Path, files: dict[str, str] | None = None, **options: Any) -> list[dict]:
+    with open_ledger(study, out) as ledger:
+        return reproduce(study, ledger, Library(files), out / "checkpoints", **options)
+
+
+def plain(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in row.items() if k not in CLOCKS} for row in rows]
+
+
+def kept(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+    """All rows of the indirect study, run without a break."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, run(made_study.indirect(out), out)
+
+
+def test_every_evaluation_is_a_row(whole: tuple[Path, list[dict[str, Any]]]) -> None:
+    out, rows = whole
+    assert sorted(kept(out), key=str) == sorted(rows, key=str)
+    names = [(r["run"], r["seed"], r["metric"], r.get("probe", "")) for r in rows]
+    one = [("accuracy", ""), ("nll", ""), ("accuracy", "±3")]
+    assert sorted(names) == sorted(
+        (cell, seed, *each) for cell in ("rope", "pope") for seed in (0, 1, 2) for each in one
+    )
+    first = kept(out)[0]
+    assert (first["encoding"], first["task"], first["train_length"]) == ("rope", "indirect", 11)
+    assert (first["steps"], first["n"], first["stacked"]) == (8, 40, 2)
+    assert first["options"]["activation"] == "gelu"
+    assert {r["options"]["drawn"]["shifts"] == [-3, 3] for r in rows if "probe" in r} == {True}
+    assert len({r["value"] for r in rows if r["metric"] == "nll"}) == 6
+    assert report.read(out) == kept(out)
+    curve = (out / "curves.csv").read_text().splitlines()
+    assert curve[0] == "run,seed,step,train_nll,valid_nll,valid_accuracy"
+    assert len(curve) == 1 + 2 * 3 * 2
+
+
+class Stops(Observer):
+    """Asks to stop after so many steps or rows."""
+
+    def __init__(self, steps: int = 10**9, rows: int = 10**9) -> None:
+        self.steps, self.rows = steps, rows
+
+    def step(self, step: int, loss: float, work: float) -> None:
+        self.steps -= 1
+
+    def evaluated(self, row: dict[str, Any], work: float) -> None:
+        self.rows -= 1
+
+    def stop(self) -> bool:
+        return self.steps <= 0 or self.rows <= 0
+
+
+def test_stopped_anywhere_it_ends_the_same(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """In the middle of a training with dropout, and between two evaluations of a cell."""
+    study = made_study.indirect(tmp_path)
+    for stops in (Stops(steps=5), Stops(rows=2), Stops(steps=13)):
+        with pytest.raises(KeyboardInterrupt):
+            run(study, tmp_path, observer=stops)
+    rows = run(study, tmp_path)
+    assert plain(rows) == plain(whole[1])
+    assert plain(kept(tmp_path)) == plain(kept(whole[0]))
+    assert (tmp_path / "curves.csv").read_text() == (whole[0] / "curves.csv").read_text()
+
+
+class NoTraining(Observer):
+    """Nothing may be trained."""
+
+    def step(self, step: int, loss: float, work: float) -> None:
+        raise AssertionError("trained again")
+
+
+def test_a_line_that_a_kill_tore_is_measured_again(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    text = (tmp_path / "rows.jsonl").read_text()
+    (tmp_path / "rows.jsonl").write_text(text[:-40])
+    run(made_study.indirect(tmp_path), tmp_path, observer=NoTraining())
+    assert plain(kept(tmp_path)) == plain(kept(whole[0]))
+
+
+def test_only_what_is_asked_for(tmp_path: Path) -> None:
+    study = made_study.indirect(tmp_path, steps=2)
+    rows = run(study, tmp_path, only=("pope",), seeds=(1,))
+    assert {(r["run"], r["seed"]) for r in rows} == {("pope", 1)}
+    with open_ledger(study, tmp_path) as ledger:
+        assert missing(study.cell("pope"), ledger, Library()) == {0: 3, 1: 0, 2: 3}
+        assert missing(study.cell("rope"), ledger, Library(), (2,)) == {2: 3}
+    assert len(run(study, tmp_path, only=("pope",))) == 9
+
+
+def test_streams_lengths_and_tuning(tmp_path: Path) -> None:
+    study = made_study.streams(tmp_path)
+    files = {"grch37_x": made_study.genome_file(tmp_path)}
+    tuned = run(study, tmp_path, files, only=("x_yarn",))  # trains its start, without rows of it
+    assert {r["run"] for r in kept(tmp_path)} == {"x_yarn"}
+    rows = run(study, tmp_path, files)
+    assert [r for r in rows if r["run"] == "x_yarn"] == tuned
+    assert {r["encoding"] for r in tuned} == {"rope+yarn"}
+    assert tuned[0]["options"]["tuned"] is True
+    assert tuned[0]["options"]["start"]["encoding"] == "rope"
+    assert {r["options"]["corpus"] for r in rows} == {"grch37_x"}
+    base = [r for r in rows if r["run"] == "x_rope" and r["seed"] == 0]
+    assert base[0]["selected_step"] >= 1
+    of = {(r["evaluated_as"], r["eval_length"], r.get("positions", "")): r for r in base[1:]}
+    assert set(of) == {
+        (e, *at) for e in ("rope", "rope+yarn") for at in ((16, ""), (32, ""), (32, "0-16"),
+                                                          (32, "16-32"))
+    }  # fmt: skip
+    halves = [of["rope", 32, place]["value"] for place in ("0-16", "16-32")]
+    assert of["rope", 32, ""]["value"] == pytest.approx(sum(halves) / 2)
+    assert of["rope", 16, ""]["n"] == of["rope", 32, ""]["n"] == 64
+    # At the trained length YaRN does nothing, at twice that it does.
+    assert of["rope", 16, ""]["value"] == pytest.approx(of["rope+yarn", 16, ""]["value"])
+    assert of["rope", 32, ""]["value"] != of["rope+yarn", 32, ""]["value"]
+
+
+def test_the_start_is_what_it_starts_from(tmp_path: Path) -> None:
+    """With a rate of almost nothing the tuned weights are the trained ones."""
+    study = made_study.streams(tmp_path)
+    first, second = study.cells
+    second = replace(
+        second, encoding="rope", config=replace(second.config, lr=1e-12, steps=1), shown=None
+    )
+    study = Study("made", tmp_path, (replace(first, keep_best=False), second))
+    rows = run(study, tmp_path, {"grch37_x": made_study.genome_file(tmp_path)})
+    lengths = {(r["run"], r["seed"]): r["value"] for r in rows
+               if r["eval_length"] == 32 and not r.get("positions") and
+               r["evaluated_as"] == "rope" and r["n"] == 64}  # fmt: skip
+    assert lengths["x_yarn", 0] == pytest.approx(lengths["x_rope", 0], rel=1e-6)
+    assert lengths["x_yarn", 1] == pytest.approx(lengths["x_rope", 1], rel=1e-6)
+    assert lengths["x_rope", 0] != lengths["x_rope", 1]
+
+
+def test_a_failed_seed_is_a_row_with_its_error(tmp_path: Path) -> None:
+    """A rate that breaks the loss, and a learned table that is shorter than the strings."""
+    study = made_study.indirect(tmp_path, steps=3, seeds=(0,))
+    longer = Evaluation(
+        metrics=("accuracy",), drawn={"lengths": (6, 7)}, probe="longer strings"
+    )  # fmt: skip
+    cells = (
+        replace(study.cells[0], name="broken", config=replace(study.cells[0].config, lr=1e30)),
+        replace(study.cells[0], name="learned", encoding="learned",
+                evaluations=(made_study.BOTH, longer)),
+    )  # fmt: skip
+    rows = run(replace(study, cells=cells), tmp_path)
+    broken = [r for r in rows if r["run"] == "broken"]
+    assert len(broken) == 3
+    assert all("training broke off at step" in r["error"] for r in broken)
+    learned = {r.get("probe"): r for r in rows if r["run"] == "learned"}
+    assert "value" in learned[None]
+    assert "11" in learned["longer strings"]["error"]
+    with open_ledger(replace(study, cells=cells), tmp_path, retry=True) as ledger:
+        assert missing(cells[0], ledger, Library()) == {0: 3}
+
+
+def test_speed_and_no_memory_where_nobody_counts_it(tmp_path: Path) -> None:
+    study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
+    cell = replace(study.cells[0], evaluations=(Evaluation("speed"),))
+    rows = run(replace(study, cells=(cell,)), tmp_path)
+    assert [r["metric"] for r in rows] == [
+        f"{what}_tokens_per_second" for what in ("train", "eval", "decode")
+    ]
+    assert all(r["value"] > 0 for r in rows)
+
+
+def test_studies_share_trainings(tmp_path: Path) -> None:
+    """The same training under another name in another study is read, not repeated."""
+    study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
+    run(study, tmp_path, only=("rope",))
+    other = replace(study, name="other", cells=(replace(study.cells[0], name="s_rope"),))
+
+    with open_ledger(other, tmp_path / "other") as ledger:
+        rows = reproduce(other, ledger, Library(), tmp_path / "checkpoints", observer=NoTraining())
+    assert {r["run"] for r in rows} == {"s_rope"}
+
+
+def test_rows_of_another_configuration_are_refused(tmp_path: Path) -> None:
+    run(made_study.indirect(tmp_path, steps=2, seeds=(0,)), tmp_path, only=("rope",))
+    with pytest.raises(ValueError, match=r"rows of rope .* steps was 2 and is now 3"):
+        open_ledger(made_study.indirect(tmp_path, steps=3), tmp_path)
+    with (
+        open_ledger(made_study.indirect(tmp_path, steps=2), tmp_path),
+        pytest.raises(ValueError, match="in use by another run"),
+    ):
+        open_ledger(made_study.indirect(tmp_path, steps=2), tmp_path)
+
+
+def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
+    study = made_study.indirect(tmp_path)
+    for options, message in (
+        ({"only": ("rop",)}, "unknown cell of made 'rop'; did you mean 'rope'"),
+        ({"seeds": (7,)}, "seed 7 is none of these cells'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(study, tmp_path, **options)
+    with pytest.raises(ValueError, match=r"x_rope needs --data grch37_x=FILE \(GRCh37"):
+        run(made_study.streams(tmp_path), tmp_path)
+    with pytest.raises(FileNotFoundError, match="grch37_x=/no/such"):
+        run(made_study.streams(tmp_path), tmp_path, {"grch37_x": "/no/such"})
+    for cell, message in (
+        (replace(study.cells[0], encoding="rop"), "did you mean 'rope'"),
+        (replace(study.cells[0], config=made_study.config(train_length=9)), "has 11 tokens"),
+        (replace(study.cells[0], evaluations=(made_study.BOTH,) * 2), "twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            run(replace(study, cells=(cell,)), tmp_path)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_a_share_of_the_steps_has_a_name_of_its_own(tmp_path: Path) -> None:
+    study = made_study.streams(tmp_path).shortened(0.5)
+    assert [cell.name for cell in study.cells] == ["x_rope@0.5", "x_yarn@0.5"]
+    assert [cell.config.steps for cell in study.cells] == [2, 1]
+    assert study.cells[1].start == "x_rope@0.5"
+    assert made_study.streams(tmp_path).shortened(1.0) == made_study.streams(tmp_path)
+
+
+def test_studies_that_can_not_be_meant(tmp_path: Path) -> None:
+    cell = made_study.indirect(tmp_path).cells[0]
+    for cells, message in (
+        ((cell, cell), "two cells of the name 'rope'"),
+        ((replace(cell, start="rope"),), "unknown start of rope 'rope'"),
+        ((cell, replace(cell, name="b", start="rope", config=made_study.config(seeds=(5,)))),
+         "has seeds that rope, its start, has not"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            Study("made", tmp_path, cells)
+    with pytest.raises(UnknownName, match="did you mean 'scores'"):
+        Evaluation("score")
+    with pytest.raises(ValueError, match="ascending"):
+        Evaluation("lengths", lengths=(32, 16))
+    with pytest.raises(ValueError, match="has no evaluations"):
+        Cell("x", "rope", made_study.config(), "indirect", ())
+    with pytest.raises(UnknownName, match="did you mean 'jsb'"):
+        named_files(["jbs=a.json"])
+    assert named_files(["jsb=a=b.json"]) == {"jsb": "a=b.json"}
