@@ -126,6 +126,7 @@ class Decoder(nn.Module):
         rest = [self._build() for _ in range(config.layers - 1)] if first.per_layer else []
         self.encodings = nn.ModuleList([first, *rest])
         self._active: list[Encoding] = []
+        self.used: tuple[str, float | None] = (config.encoding, None)
         self.reset_parameters()
         self.use(config.encoding)
 
@@ -176,6 +177,7 @@ class Decoder(nn.Module):
         self._active = [
             modify(encoding, parsed.modifiers, context).to(self.device) for encoding in self.trained
         ]
+        self.used = (parsed.text, factor)
 
     def forward(
         self,
@@ -198,17 +200,29 @@ class Decoder(nn.Module):
             horizon: the length that length-dependent encodings are given; default the number of
                 positions in use.
         """
+        return self.head(self.hidden(tokens, positions, documents, valid, cache, horizon))
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "b n"],
+        positions: Int[Tensor, "#b n"] | None = None,
+        documents: Int[Tensor, "#b n"] | None = None,
+        valid: Bool[Tensor, "b n"] | None = None,
+        cache: KVCache | None = None,
+        horizon: int | None = None,
+    ) -> Float[Tensor, "b n width"]:
+        """What the head reads, to be had without the logits of every token; arguments as there."""
         check_call(self.config, tokens, positions, documents, valid, cache)
         if cache is None:
-            return self._logits(tokens, positions, documents, valid, None, horizon)
+            return self._hidden(tokens, positions, documents, valid, None, horizon)
         before = cache.length
         try:
-            return self._logits(tokens, positions, documents, valid, cache, horizon)
+            return self._hidden(tokens, positions, documents, valid, cache, horizon)
         except Exception:
             cache.crop(before)  # a step that fails leaves no announced tokens behind
             raise
 
-    def _logits(
+    def _hidden(
         self,
         tokens: Tensor,
         positions: Tensor | None,
@@ -223,7 +237,7 @@ class Decoder(nn.Module):
         x = self._active[0].embed(self.embedding(tokens), place)
         for layer, block in enumerate(self.blocks):
             x = block(x, rules[layer % len(rules)], where, cache, layer)
-        return self.head(self.norm(x))
+        return self.norm(x)
 
     def generate(self, prompt: Int[Tensor, "b n"], **options: Any) -> Int[Tensor, "b m"]:
         """Continue a prompt with the cache; see `whatwhere.nn.generate`."""
