@@ -51,6 +51,16 @@ def pieces(stream: torch.Tensor) -> list[list[int]]:
 
 
 @pytest.mark.usefixtures("words")
+def test_text_that_is_only_evaluated_on(tmp_path):
+    path = tmp_path / "books_test.jsonl"
+    path.write_text(lines(document(0, 5), document(10, 6)))
+    task = tasks.load("books", path)
+    assert pieces(task.test) == [list(range(5)), list(range(10, 16))]
+    assert len(task.train) == len(task.valid) == 0
+    assert task.metadata["documents"] == {"train": 0, "valid": 0, "test": 2}
+
+
+@pytest.mark.usefixtures("words")
 def test_files_named_by_a_split_go_there(tmp_path):
     (tmp_path / "books_train_a.jsonl").write_text(lines(document(0, 5), document(10, 6)))
     (tmp_path / "books-valid.jsonl.gz").write_bytes(gzip.compress(lines(document(20, 3)).encode()))

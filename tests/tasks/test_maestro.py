@@ -58,6 +58,27 @@ def test_every_piece_is_between_bos_and_eos_and_heard_in_seven_keys(folder):
     assert task.metadata["grouped_by"] == "file"
 
 
+def test_pieces_are_read_plain_and_transposed_as_they_are_drawn(folder):
+    data = tasks.pieces("maestro", folder, length=200)
+    plain = maestro.maestro(folder, transpose=0)
+    assert "transposed" not in plain.describe
+    assert data.transpose == 3
+    assert data.metadata["pitch_tokens"] == maestro._pitches(maestro._tokenizer())
+    heard = set()
+    for number in range(40):
+        inputs, targets = data.examples("train", torch.tensor(4 * number))
+        heard.add(tuple(pitches(targets[targets != tasks.IGNORED])))
+        assert names(inputs)[0] == "BOS_None"
+    first = pitches(plain.train)[:20]
+    assert heard == {tuple(p + key for p in first) for key in range(-3, 4)}
+    inputs, targets = next(data.held_out("test", 1))
+    assert torch.equal(targets[targets != tasks.IGNORED], plain.test[1:])
+    with pytest.raises(ValueError, match="is transposed already, by up to 3"):
+        tasks.Pieces(tasks.load("maestro", folder), 200, transpose=3)
+    with pytest.raises(ValueError, match="needs data=FOLDER"):
+        tasks.pieces("maestro")
+
+
 def test_transposition_moves_pitches_alone_and_stays_on_the_keyboard():
     tokenizer = maestro._tokenizer()
     words = ["BOS_None", "Bar_None", "Pitch_60", "Velocity_63", "Pitch_108", "Pitch_21"]

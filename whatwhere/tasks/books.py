@@ -10,7 +10,7 @@ length on (PG-19's test books, emozilla/pg19-test).
 its "text"), plain, .gz or .xz; or ``hub:NAME``, a data set of the Hugging Face hub. Files with
 "train", "valid" or "test" as a word of their names (books_test.jsonl) go to that split. Of the
 others repeated documents are left out and the rest split 90/5/5 by the hash of the text, a single
-document by position.
+document by position. Where all files are named "test", train and valid stay empty.
 """
 
 from __future__ import annotations
@@ -210,23 +210,19 @@ def _task(documents: Iterable[Document], tokenizer: Any, source: str) -> Task:
             else:
                 pieces[split].append(tokens)
     held = [split for split in SPLITS[1:] if pieces[split]]
-    if "valid" not in held or "test" not in held:
+    if held == ["test"] and not (free or pieces["train"]):
+        pass  # text that is only evaluated on
+    elif "valid" not in held or "test" not in held:
         # What is named "train" gives what is missing, as do the documents without a name.
         free |= {f"train {number}": tokens for number, tokens in enumerate(pieces["train"])}
         pieces["train"] = []
         _split(free, pieces, held, source)
     else:
         pieces["train"] += free.values()
-    if not pieces["train"]:
+    if not pieces["train"] and (pieces["valid"] or not pieces["test"]):
         raise ValueError(f"data={source!r} leaves nothing to train on")
     counts = {split: len(of_split) for split, of_split in pieces.items()}
-    end = np.array([VOCABULARY - 1], np.uint16)
-    streams = {
-        split: torch.from_numpy(
-            np.concatenate([part for p in of_split for part in (end, p)] + [end]).astype(np.int64)
-        )
-        for split, of_split in pieces.items()
-    }
+    streams = {split: _stream(of_split) for split, of_split in pieces.items()}
     return Task(
         name="books",
         vocab_size=VOCABULARY,
@@ -262,6 +258,13 @@ def _split(
         dealt = [(split_of[name], tokens) for name, tokens in free.items()]
     for split, tokens in dealt:
         pieces["train" if split in held else split].append(tokens)
+
+
+def _stream(pieces: list[NDArray[np.uint16]]) -> torch.Tensor:
+    """Each piece after a separator, and one at the end; nothing for no piece."""
+    end = np.array([VOCABULARY - 1], np.uint16)
+    parts = [part for piece in pieces for part in (end, piece)]
+    return torch.from_numpy(np.concatenate([*parts, end] if parts else [end[:0]]).astype(np.int64))
 
 
 def _encoded(tokenizer: Any, batch: list[Document]) -> list[NDArray[np.uint16]]:

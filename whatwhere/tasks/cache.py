@@ -25,7 +25,7 @@ def cache_dir() -> Path:
     return Path(base).expanduser() / "whatwhere"
 
 
-def write_atomically(path: Path, content: str) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Put `content` at `path` whole or not at all; OSError if the directory cannot be written.
 
     Readers see the old file or the new one: the bytes go to a neighbour first (a rename is atomic
@@ -34,8 +34,8 @@ def write_atomically(path: Path, content: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(content)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(neighbour, path)

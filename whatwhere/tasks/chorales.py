@@ -173,6 +173,7 @@ def _task(splits: dict[str, list[Grid]], source: str, metadata: dict[str, Any]) 
             "separator": SEPARATOR_TOKEN,
             "silence": SILENCE_TOKEN,
             "pitches": pitches,
+            "pitch_tokens": _pitch_tokens(pitches),
             "pieces": {name: len(pieces) for name, pieces in splits.items()},
             "tokens": {name: len(stream) for name, stream in streams.items()},
             "median_piece": median(sizes),
@@ -180,6 +181,13 @@ def _task(splits: dict[str, list[Grid]], source: str, metadata: dict[str, Any]) 
         },
         **streams,
     )
+
+
+def _pitch_tokens(pitches: Sequence[int]) -> tuple[int, int] | None:
+    """The first and the last token of a pitch, if the tokens are a semitone apart."""
+    if not pitches or pitches[-1] - pitches[0] != len(pitches) - 1:
+        return None
+    return FIRST_PITCH_TOKEN, FIRST_PITCH_TOKEN + len(pitches) - 1
 
 
 def _uniform(text: str) -> float:

@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 
 from whatwhere.errors import whole_number
 from whatwhere.tasks.drawn import SPLITS
+from whatwhere.tasks.pieces import transposed as _moved
 from whatwhere.tasks.shares import assign
 from whatwhere.tasks.task import Progress, Task
 
 SPECIAL = ("PAD", "BOS", "EOS", "MASK")
-OCTAVE = 12
 
 Ids = NDArray[np.uint16]
 
@@ -46,6 +46,11 @@ def load(data: Path | None = None, progress: Progress | None = None) -> Task:
             "magenta.tensorflow.org/datasets/maestro"
         )
     return maestro(data, progress=progress)
+
+
+def load_plain(data: Path | None = None, progress: Progress | None = None) -> Task:
+    """As `load`, in the key of the recordings alone: what `Pieces` transposes as it draws."""
+    return load(data, progress) if data is None else maestro(data, 0, progress)
 
 
 def maestro(
@@ -90,6 +95,7 @@ def maestro(
     keys = range(-transpose, transpose + 1)
     chosen["train"] = [transposed(ids, key, tokenizer) for key in keys for ids in chosen["train"]]
     streams = {s: torch.from_numpy(np.concatenate(p).astype(np.int64)) for s, p in chosen.items()}
+    heard = f"training transposed by up to {transpose}, " if transpose else ""
     named = any(name in works for name in pieces)
     return Task(
         name="maestro",
@@ -97,11 +103,11 @@ def maestro(
         unit="token",
         describe=(
             f"{len(pieces)} piano performances of {len(sizes)} {'works' if named else 'files'} "
-            f"from {folder.name}, REMI, training transposed by up to {transpose}, "
-            f"{sum(map(len, streams.values())):,} tokens"
+            f"from {folder.name}, REMI, {heard}{sum(map(len, streams.values())):,} tokens"
         ),
         metadata={
             "source": str(folder),
+            "pitch_tokens": _pitches(tokenizer),
             "special": {name: tokenizer[f"{name}_None"] for name in SPECIAL},
             "grouped_by": "work" if named else "file",
             "transpose": transpose,
@@ -116,10 +122,8 @@ def maestro(
 
 def transposed(ids: Ids, semitones: int, tokenizer: Any) -> Ids:
     """`ids` with every pitch moved by `semitones`; one that leaves the keyboard, an octave back."""
-    first, last = _pitches(tokenizer)
-    moved = ids.astype(np.int64) + semitones
-    moved += OCTAVE * (moved < first) - OCTAVE * (moved > last)
-    return np.where((ids >= first) & (ids <= last), moved, ids).astype(np.uint16)
+    tokens = torch.from_numpy(ids.astype(np.int64))
+    return _moved(tokens, semitones, *_pitches(tokenizer)).numpy().astype(np.uint16)
 
 
 def _pitches(tokenizer: Any) -> tuple[int, int]:

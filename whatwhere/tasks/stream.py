@@ -29,7 +29,7 @@ class Windows(Drawn):
     The streams are copied once to each device that is asked for, in 2 bytes a token (4 for more
     than 65,536 kinds of tokens): before a CUDA graph is captured, draw one batch.
 
-    ValueError, naming the split, for a stream of fewer than length + 1 tokens.
+    ValueError, naming the split, for a stream of fewer than length + 1 tokens, if it has any.
     """
 
     def __init__(self, task: Task, length: int) -> None:
@@ -37,13 +37,13 @@ class Windows(Drawn):
         self.name, self.vocab_size, self.unit = task.name, task.vocab_size, task.unit
         sizes: dict[str, int] = {}
         for split, stream in task.splits().items():
-            if len(stream) <= length:
+            if 0 < len(stream) <= length:
                 raise ValueError(
                     f"length={length} is too long: {split} of task {task.name!r} has "
                     f"{len(stream)} tokens, of which a window takes {length + 1}"
                 )
-            places = len(stream) - length
-            sizes[split] = places if split == "train" else (len(stream) - 1) // length
+            places = (len(stream) - 1) // length if split != "train" else len(stream) - length
+            sizes[split] = max(places, 0)  # an empty stream has none
         self.sizes = {**sizes}
         self.describe = f"{task.describe}; windows of {length}"
         self.metadata = {**task.metadata, "length": length, "examples": sizes}
