@@ -30,7 +30,7 @@ def test_a_config_survives_json():
 def test_the_identity_is_all_but_the_selection():
     config = Config()
     every = {field.name for field in dataclasses.fields(Config)}
-    later = {"head_dim", "hidden", "activation", "qk_norm", "tie_embeddings"}
+    later = {"head_dim", "hidden", "activation", "qk_norm", "tie_embeddings", "accumulate"}
     assert every - set(config.identity()) == {"encodings", "seeds"} | later
 
 

@@ -8,7 +8,8 @@ from study.toy import toy_config, toy_task
 
 from whatwhere.study import Observer, nll, open_directory, read_rows, run
 from whatwhere.study.plan import Unit, check, costs, span, units
-from whatwhere.study.train import Training
+from whatwhere.study.training import Training
+from whatwhere.tasks import Windows
 
 TASK = toy_task()
 
@@ -86,11 +87,13 @@ def test_a_comparison(tmp_path):
 
 def test_values_are_those_of_the_trained_model(tmp_path):
     found = {(row["encoding"], row["eval_length"]): row["value"] for row in compare(tmp_path)}
-    training = Training(toy_config(), TASK, "rope", 0, tmp_path / "again.pt")
+    windows = Windows(TASK, toy_config().train_length)
+    training = Training(toy_config(), windows, "rope", (0,), tmp_path / "again.pt")
     training.run(Observer(), 0.0, 1e9)
-    assert found["rope", 64] == nll(training.model, TASK.test, 64, 128)[0]
-    training.model.use("rope+yarn(factor=8)")
-    assert found["rope+yarn", 64] == nll(training.model, TASK.test, 64, 128)[0]
+    model = training.models()[0]
+    assert found["rope", 64] == nll(model, TASK.test, 64, 128)[0]
+    model.use("rope+yarn(factor=8)")
+    assert found["rope+yarn", 64] == nll(model, TASK.test, 64, 128)[0]
     # At the training length YaRN's factor is 1: the plain encoding.
     assert found["rope+yarn", 8] == pytest.approx(found["rope", 8], rel=1e-6)
     assert found["rope+yarn", 64] != found["rope", 64]

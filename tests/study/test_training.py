@@ -20,7 +20,7 @@ from whatwhere.study import Observer
 from whatwhere.study.config import Config
 from whatwhere.study.held_out import scores
 from whatwhere.study.model import build_model
-from whatwhere.study.train import learning_rate, optimizer_of
+from whatwhere.study.schedule import learning_rate
 from whatwhere.study.training import Training
 from whatwhere.tasks import IGNORED, Drawn
 
@@ -64,7 +64,13 @@ def plain(seed: int, device: torch.device) -> tuple[Decoder, list[float]]:
     """The loop one would write: draw, backward, clip, step."""
     plan, data = config(), drawn()
     model = build_model(plan, "pope", data.vocab_size, seed).to(device)
-    optimizer, losses = optimizer_of(model, plan), []
+    own = list(model.encodings.parameters())
+    norms = [p for p in model.parameters() if p.dim() < 2]
+    rest = [p for p in model.parameters() if all(p is not q for q in own + norms)]
+    groups = [{"params": own + norms, "weight_decay": 0.0}, {"params": rest}]
+    betas = (plan.beta1, plan.beta2)
+    optimizer = torch.optim.AdamW(groups, betas=betas, weight_decay=plan.weight_decay)
+    losses = []
     for step in range(plan.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,10 +17,10 @@ from whatwhere.study.directory import Directory
 from whatwhere.study.evaluate import nll
 from whatwhere.study.observer import Observer
 from whatwhere.study.plan import Costs, Unit, check, costs, span, units
-from whatwhere.study.train import Training
-from whatwhere.tasks import Task
+from whatwhere.study.training import Training
+from whatwhere.tasks import Task, Windows
 
-__all__ = ["run"]
+__all__ = ["described", "run"]
 
 STUDY, MODE, METRIC = "compare", "one_pass", "nll"
 
@@ -54,6 +55,8 @@ class _Run:
         self.observer, self.every = observer, every
         self.costs: Costs = costs(config, task)
         self.span = span(config, task)
+        # The test split is measured at other lengths, and may be shorter than a training window.
+        self.windows = Windows(replace(task, test=task.valid), config.train_length)
 
     def all(self) -> list[dict[str, Any]]:
         """Every unit; then the rows that were asked for."""
@@ -72,9 +75,9 @@ class _Run:
         path = self.directory.checkpoint(unit.trained, unit.seed)
         training, failed = None, None
         try:
-            training = Training(self.config, self.task, unit.trained, unit.seed, path)
+            training = Training(self.config, self.windows, unit.trained, (unit.seed,), path)
             self._train(training)
-            failed = training.failed
+            failed = training.failed[0]
         except _FAULTS as error:
             failed = f"training broke off: {_sentence(error)}"
         seconds = training.seconds if training else 0.0
@@ -88,17 +91,19 @@ class _Run:
             if failed is not None or training is None:
                 row["error"] = failed
             else:
-                row |= self._evaluate(training.model, unit, text, length)
-                row["options"] |= _described(training.model)
+                row |= self._evaluate(training.models()[0], unit, text, length)
+                row["options"] |= described(training.models()[0])
             self.directory.add(row)
             self.observer.evaluated(row, work)
 
     def _train(self, training: Training) -> None:
-        self.observer.train(training.encoding, training.seed, training.step, self.config.steps)
+        seed = training.seeds[0]
+        self.observer.train(training.encoding, seed, training.step, self.config.steps)
         self.observer.skipped(training.step * self.costs.step)
         training.run(self.observer, self.costs.step, self.every)
         self.observer.skipped((self.config.steps - training.step) * self.costs.step)
-        self.directory.add_curve(training.encoding, training.seed, training.curve)
+        points = [[p["step"], p["train_nll"], p["valid_nll"]] for p in training.curve]
+        self.directory.add_curve(training.encoding, seed, points)
 
     def _evaluate(self, model: Decoder, unit: Unit, text: str, length: int) -> dict[str, Any]:
         """The changing part of a row: value and n, or error; seconds; the encoding in full."""
@@ -161,7 +166,7 @@ class _Run:
         return self.config.steps * self.costs.step + evaluations
 
 
-def _described(model: Decoder) -> dict[str, Any]:
+def described(model: Decoder) -> dict[str, Any]:
     """The encoding in use with every option, and the spectrum that its angles come from.
 
     All of it under one key: it changes with the length, and reports group rows by the other ones.

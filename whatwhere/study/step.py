@@ -30,7 +30,7 @@ KEPT = 64
 
 
 def scheduled(step: Int64[Tensor, ""], config: Config) -> Float[Tensor, ""]:
-    """The learning rate of step 0, 1, … on its device; the same as `train.learning_rate`."""
+    """The learning rate of step 0, 1, … on its device; the same as `schedule.learning_rate`."""
     warmup = config.warmup_steps
     at = step.double()
     progress = (at - warmup) / max(1, config.steps - warmup)

@@ -28,9 +28,9 @@ from whatwhere.study.config import Config
 from whatwhere.study.held_out import scores
 from whatwhere.study.model import build_model, derived_seed
 from whatwhere.study.observer import Observer
+from whatwhere.study.schedule import valid_steps
 from whatwhere.study.stacked import Stacked
 from whatwhere.study.step import KEPT, Graphed, Step
-from whatwhere.study.train import valid_steps
 from whatwhere.tasks import Drawn
 
 __all__ = ["Training"]
@@ -123,7 +123,7 @@ class Training:
                 self._advance(graphed, count, observer, work)
                 pace = (time.monotonic() - began) / count
                 few = 1 if self.device.type == "cpu" else max(1, int(_PATIENCE / max(pace, 1e-6)))
-                if self.step == mark:
+                if self.step == mark and not all(self.failed):
                     self._validate(observer)
                 self.finished = self.step == self.config.steps or all(self.failed)
                 self.seconds = before + time.monotonic() - started
@@ -197,8 +197,13 @@ class Training:
     def _advance(self, one: Graphed, count: int, observer: Observer, work: float) -> None:
         """`count` steps, then their losses, read at once."""
         self.stacked.train()
-        for _ in range(count):
-            one()
+        for done in range(count):
+            try:
+                one()
+            except ValueError as error:  # on a CPU attention refuses what is not finite itself
+                count = done
+                self._break_off(str(error))
+                break
         rows = [(self.step + k) % KEPT for k in range(count)]
         losses, norms = self._one.losses[rows].cpu().double(), self._one.norms[rows].cpu()
         for k in range(count):
@@ -207,6 +212,10 @@ class Training:
             observer.step(self.step, float(losses[k].mean()), work)
         self._sum += losses.sum(0)
         self._counted += count
+
+    def _break_off(self, reason: str) -> None:
+        said = f"training broke off at step {self.step}: {reason}"
+        self.failed = [each or said for each in self.failed]
 
     def _judge(self, losses: Tensor, norms: Tensor) -> None:
         for s, (loss, norm) in enumerate(zip(losses.tolist(), norms.tolist(), strict=True)):
