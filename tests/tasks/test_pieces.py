@@ -147,9 +147,10 @@ def test_transposition_keeps_everything_but_pitch():
     plain, varied = Pieces(task, 27), Pieces(task, 27, transpose=3)
     assert varied.sizes["train"] is None
     keys = []
-    for number in range(0, 2800, 7):
-        before = text(*plain.examples("train", torch.tensor(number % 5)))
-        after = text(*varied.examples("train", torch.tensor(number)))
+    numbers = 7 * torch.arange(400)
+    pairs = [zip(*data.examples("train", numbers), strict=True) for data in (plain, varied)]
+    for old, new in zip(*pairs, strict=True):
+        before, after = text(*old), text(*new)
         note = (before >= PITCHES[0]) & (before <= PITCHES[1])
         assert torch.equal(before[~note], after[~note])
         moved = (after - before)[note]

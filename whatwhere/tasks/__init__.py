@@ -111,6 +111,8 @@ __all__ = [
     "DRAWN",
     "IGNORED",
     "LONG",
+    "PIECES",
+    "PLAIN",
     "TABLE",
     "Drawn",
     "Indirect",

@@ -165,8 +165,8 @@ def _task(splits: dict[str, list[Grid]], source: str, metadata: dict[str, Any]) 
         vocab_size=FIRST_PITCH_TOKEN + len(pitches),
         unit="note",
         describe=(
-            f"{len(sizes)} four-part chorales by J. S. Bach ({source}), sixteenth notes, "
-            f"raster scan, {sum(map(len, streams.values())):,} tokens"
+            f"{len(sizes)} four-part chorales by J. S. Bach ({Path(source).name}), sixteenth "
+            f"notes, raster scan, {sum(map(len, streams.values())):,} tokens"
         ),
         metadata={
             "source": source,
