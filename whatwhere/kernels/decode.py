@@ -352,7 +352,7 @@ def partial(q, k, v, out, lse, query_positions, positions, firsts, valid, length
     )
     sums = sums / tl.where(blind, 1.0, weight)[:, None]
     there = out + here[:, None] * DV + wide[None, :]
-    tl.store(there, sums, exists[:, None] & (wide < DV)[None, :])
+    tl.store(there, sums.to(out.dtype.element_ty), exists[:, None] & (wide < DV)[None, :])
 
 
 @triton.jit(do_not_specialize=["splits"])

@@ -138,9 +138,10 @@ def _launched(
         raise ValueError(f"a page holds {page} keys; it must be a multiple of {size.block}")
     if split is None:
         split = splits(b * g, triton.cdiv(n, size.block), slots(q.device, size.programs))
-    parts = torch.empty((b, h, nq, split, dv), dtype=torch.float32, device=q.device)
-    lse = torch.empty((b, h, nq, split), dtype=torch.float32, device=q.device)
     out = q.new_empty((b, h, nq, dv))
+    # One range of keys is the whole row already: nothing to join, and a launch less.
+    parts = out if split == 1 else q.new_empty((b, h, nq, split, dv), dtype=torch.float32)
+    lse = torch.empty((b, h, nq, split), dtype=torch.float32, device=q.device)
     far = _FAR if window is None else window
     tensors = [_row_major(x) for x in (key_positions, first, valid, lengths, table)]
     steps = [_step(x) for x in (positions, key_positions, valid, table, temperature)]
@@ -165,9 +166,11 @@ def _launched(
     magnitude = "identity" if paired else recipe
     run = _operands if size.kernel == "operands" else _tiles
     run(arguments, shape, (b * g * split,), size, k, v, rows, magnitude, content)
-    kernels.combine[(b * h * nq,)](
-        parts, lse, out, split, DV=dv, BLOCK_S=16, BLOCK_V=triton.next_power_of_2(dv), num_warps=2
-    )
+    if split > 1:
+        wide = triton.next_power_of_2(dv)
+        kernels.combine[(b * h * nq,)](
+            parts, lse, out, split, DV=dv, BLOCK_S=16, BLOCK_V=wide, num_warps=2
+        )
     return out
 
 

@@ -304,4 +304,5 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
     heads = kv_head * group + columns % group
     here = ((batch.to(gl.int64) * kv_heads * group + heads) * queries + rows) * splits + split
     wide = gl.arange(0, DV, gl.SliceLayout(1, flat_sums))
-    gl.store(out + here[None, :] * DV + wide[:, None], scaled, exists[None, :])
+    at = out + here[None, :] * DV + wide[:, None]
+    gl.store(at, scaled.to(out.dtype.element_ty), exists[None, :])
