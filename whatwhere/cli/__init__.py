@@ -25,6 +25,7 @@ from whatwhere.cli.explain import explain
 from whatwhere.cli.extend import extend
 from whatwhere.cli.ls import ls
 from whatwhere.cli.report import report
+from whatwhere.cli.reproduce import reproduce
 from whatwhere.cli.search import search
 from whatwhere.cli.show import show
 
@@ -76,6 +77,7 @@ app.command()(extend)
 app.command()(search)
 app.command()(adapt)
 app.command()(report)
+app.command()(reproduce)
 app.command()(cite)
 app.add_typer(bench)
 

@@ -5,7 +5,9 @@ before the study is run, and a change of them after a run is told in LOG.md.
 
 **What is compared.** From the rows of the study's folder those that fit the claim (encoding,
 metric, every `row.KEY`), one value a seed (of a repeated measurement the last), in the published
-unit. The gain g of one seed is, with s = 1 if higher is better and -1 if lower is:
+unit. A row that names its training (`run`) fits only a claim that names it too, and a row of a
+`probe`, something the paper does not report, only a claim that asks for it (row.probe). The gain g
+of one seed is, with s = 1 if higher is better and -1 if lower is:
 
     value     g = s (ours - published)
     ranking   g = s (value of `encoding` - value of `other`), over the seeds that both have
@@ -49,7 +51,7 @@ from whatwhere.report.intervals import Estimate, bootstrap, student
 from whatwhere.report.paper import Claim, Paper, Rule, Run, read_paper
 from whatwhere.report.rows import Row, read
 
-__all__ = ["VERDICTS", "Judged", "Study", "judge", "study_folders", "verdicts"]
+__all__ = ["VERDICTS", "Judged", "Study", "judge", "study_folders", "verdict_of", "verdicts"]
 
 VERDICTS = ("reproduced", "better", "not reproduced", "undecided", "not run")
 
@@ -125,22 +127,25 @@ def verdicts(root: str | PathLike[str]) -> list[Study]:
     folders = study_folders(root)
     if not folders:
         raise FileNotFoundError(f"{root} has no folder with a paper.csv")
-    found: list[Study] = []
-    for folder in folders:
-        paper = read_paper(folder)
-        rows = read(folder) if list(folder.glob("*.jsonl")) else []
-        judged = tuple(judge(claim, rows, paper.rule, paper.runs) for claim in paper.claims)
-        notes = tuple(getattr(rows, "notes", ()))
-        found.append(Study(folder, paper, judged, len(rows), notes))
-    return found
+    return [verdict_of(folder) for folder in folders]
+
+
+def verdict_of(folder: Path, rows_at: Path | None = None) -> Study:
+    """The verdicts of one study, from its own rows or from those of another folder."""
+    paper, place = read_paper(folder), rows_at or folder
+    rows = read(place) if list(place.glob("*.jsonl")) else []
+    judged = tuple(judge(claim, rows, paper.rule, paper.runs) for claim in paper.claims)
+    notes = tuple(getattr(rows, "notes", ()))
+    return Study(folder, paper, judged, len(rows), notes)
 
 
 def judge(claim: Claim, rows: Sequence[Row], rule: Rule, runs: Mapping[str, Run]) -> Judged:
     """The verdict on one claim by the rule above."""
-    own = _fitting(rows, claim.encoding, claim.metric, claim.where)
+    named = [row for row in rows if row.get("run", claim.runs[0]) in claim.runs]
+    own = _fitting(named, claim.encoding, claim.metric, claim.where)
     sides = [own]
     if claim.kind == "ranking":
-        sides.append(_fitting(rows, claim.other, claim.metric, claim.other_where))
+        sides.append(_fitting(named, claim.other, claim.metric, claim.other_where))
     values = [_values(side, claim.unit) for side in sides]
     seeds = [seed for seed in values[0] if all(seed in side for side in values)]
     missing = max(0, rule.seeds - len(seeds))
@@ -204,6 +209,7 @@ def _fitting(
         for row in rows
         if row["encoding"] == encoding
         and row["metric"] == metric
+        and (not row.get("probe") or "probe" in where)
         and all(_equal(_get(row, key), value) for key, value in where.items())
     ]
 

@@ -87,17 +87,22 @@ class Library:
 
     def check(self, cells: Iterable[Cell]) -> None:
         """Raise ValueError, before anything is read, for data that is neither given nor free."""
+        for name, file in self.files.items():
+            if not file.startswith("hub:") and not Path(file).exists():
+                raise FileNotFoundError(f"--data {name}={file}: there is no such file")
         for cell in cells:
-            for name in [cell.data, *(each.data or cell.data for each in cell.evaluations)]:
-                if name not in SOURCES:
-                    raise UnknownName(did_you_mean(f"data of {cell.name}", name, SOURCES))
-                if name not in self.files and not SOURCES[name].free:
-                    raise ValueError(
-                        f"{cell.name} needs --data {name}=FILE ({SOURCES[name].about})"
-                    )
-                file = self.files.get(name, "")
-                if file and not file.startswith("hub:") and not Path(file).exists():
-                    raise FileNotFoundError(f"--data {name}={file}: there is no such file")
+            if lacks := self.lacks(cell):
+                raise ValueError(f"{cell.name} needs {lacks}")
+
+    def lacks(self, cell: Cell) -> str:
+        """What must be given for a cell, as --data, or nothing. UnknownName for no data set."""
+        found: list[str] = []
+        for name in [cell.data, *(each.data or cell.data for each in cell.evaluations)]:
+            if name not in SOURCES:
+                raise UnknownName(did_you_mean(f"data of {cell.name}", name, SOURCES))
+            if name not in self.files and not SOURCES[name].free:
+                found.append(f"--data {name}=FILE ({SOURCES[name].about})")
+        return " and ".join(dict.fromkeys(found))
 
     def task(self, name: str) -> Task:
         """The streams of a data set, read on first use. The errors of its loader."""

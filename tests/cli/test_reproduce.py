@@ -1,0 +1,99 @@
+"""reproduce: a study from its folder to rows and verdicts, stopped and gone on with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from made_claims import RULE, claim, make
+from study.made_study import LENGTH
+
+STUDY = """
+from pathlib import Path
+from study.made_study import indirect
+from whatwhere.cli.reproduce import main
+HERE = Path(__file__).parent
+STUDY = indirect(HERE, steps=2, seeds=(0, 1))
+if __name__ == "__main__":
+    main(HERE)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A study with one claim: rope beats pope, at two seeds."""
+    line = claim("rope beats pope", at=LENGTH, kind="ranking", other="pope(delta_init=uniform)",
+                 tolerance="0", runs="rope pope")  # fmt: skip
+    made = make(tmp_path, [line], None, RULE.replace("seeds = 3", "seeds = 2"))
+    (made / "study.py").write_text(STUDY)
+    return made
+
+
+def test_from_cells_to_verdicts(run, folder: Path, tmp_path: Path) -> None:
+    plan = run("reproduce", str(folder), "--dry-run", "--device", "cpu")
+    assert plan.code == 0
+    assert [line.split()[:2] for line in plan.out.splitlines()[1:3]] == [
+        ["rope", "0/2"], ["pope", "0/2"],
+    ]  # fmt: skip
+    assert "about 5 h on one GPU" in plan.out  # 2 seeds · (0.5 + 2) h
+    assert not (folder / "rows.jsonl").exists()
+    late = run("reproduce", str(folder), "--device", "cpu", "--minutes", "1e-9")
+    assert late.code == 3
+    assert "the time is over; go on with" in late.err
+    first = run("reproduce", str(folder), "--device", "cpu", "--only", "rope", "--seeds", "0")
+    assert first.code == 0
+    assert "1 not run" in first.out
+    done = run("reproduce", str(folder), "--device", "cpu")
+    assert done.code == 0
+    assert "0 not run" not in done.out
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 12
+    assert len({(r["run"], r["seed"], r["metric"], r.get("probe")) for r in rows}) == 12
+    assert (tmp_path / "checkpoints").is_dir()  # beside the study's folder
+    assert "2/2" in run("reproduce", str(folder), "--dry-run", "--device", "cpu").out
+    elsewhere = tmp_path / "short"
+    short = run("reproduce", str(folder), "--device", "cpu", "--share", "0.5", "--only", "rope",
+                "--out", str(elsewhere))  # fmt: skip
+    assert short.code == 0
+    assert "rope@0.5" in (elsewhere / "rows.jsonl").read_text()
+    assert "1 not run" in short.out  # a share of the steps is no seed of the claim
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--only", "rop"), "unknown cell of made 'rop'; did you mean 'rope'"),
+        (("--seeds", "one"), "--seeds is 'one'; write 0-7"),
+        (("--seeds", "5"), "seed 5 is none of these cells'"),
+        (("--data", "jbs=x"), "did you mean 'jsb'"),
+        (("--data", "jsb"), "--data is 'jsb'; write NAME=FILE"),
+        (("--share", "2"), "share is 2.0"),
+        (("--minutes", "0"), "--minutes is 0.0"),
+    ],
+)
+def test_bad_input_is_one_line(run, folder: Path, arguments: tuple[str, ...], message: str) -> None:
+    done = run("reproduce", str(folder), "--device", "cpu", *arguments)
+    assert done.code == 2
+    assert message in done.err
+    assert "Traceback" not in done.err
+    assert not (folder / "rows.jsonl").exists()
+
+
+def test_folders_that_hold_no_study(run, tmp_path: Path) -> None:
+    done = run("reproduce", str(tmp_path))
+    assert (done.code, "there is no such study" in done.err) == (2, True)
+    (tmp_path / "study.py").write_text("x = 1\n")
+    done = run("reproduce", str(tmp_path))
+    assert (done.code, "defines no STUDY" in done.err) == (2, True)
+
+
+def test_cells_without_data_are_named(run, tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text(
+        "from pathlib import Path\nfrom study.made_study import streams\n"
+        "STUDY = streams(Path(__file__).parent)\n"
+    )
+    done = run("reproduce", str(tmp_path), "--device", "cpu")
+    assert done.code == 2
+    assert "left out without --data grch37_x=FILE" in done.err
+    assert "no cell of made has its data" in done.err

@@ -1,0 +1,55 @@
+"""Progress of a study: the bars of `Screen`, labels that name cells, and a deadline."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from whatwhere.cli.progress import Screen
+
+__all__ = ["Board"]
+
+
+class Board(Screen):
+    """`Screen` for several seeds at once; asks to stop when `minutes` are over.
+
+    late: whether that is why. A name comes with its seeds: "pope, seed 0-3".
+    """
+
+    def __init__(self, minutes: float | None = None) -> None:
+        super().__init__()
+        self._until = None if minutes is None else time.monotonic() + 60 * minutes
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is over."""
+        return self._until is not None and time.monotonic() >= self._until
+
+    def train(self, name: str, seed: int, step: int, steps: int) -> None:
+        self._drop()
+        self._now = self._bar(f"train {name}", steps, step)
+        self._pace, self._valid = (step, time.monotonic()), None
+
+    def trained(self, name: str, seed: int, seconds: float, failed: str | None) -> None:
+        self._drop()
+        if failed:
+            self._say(f"[red]{name}: {failed}[/red]")
+        elif self._valid is not None:
+            self._say(f"{name}: trained in {seconds:.0f} s, validation {self._valid:.4f}")
+
+    def evaluate(self, encoding: str, seed: int, length: int) -> None:
+        self._drop()
+        self._now = self._bar(f"evaluate {encoding}, seed {seed} …", None)
+        self.bars.update(self._now, figures=f"at {length} tokens")
+
+    def evaluated(self, row: dict[str, Any], work: float) -> None:
+        self._drop()
+        if row.get("error"):
+            self._say(
+                f"[red]{row['run']}, seed {row['seed']}, {row['metric']} at {row['eval_length']}: "
+                f"{row['error']}[/red]"
+            )
+        self._advance(work)
+
+    def stop(self) -> bool:
+        return super().stop() or self.late

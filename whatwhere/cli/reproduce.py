@@ -1,0 +1,248 @@
+"""`whatwhere reproduce`: the trainings of a study, from its cells to rows and verdicts."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from whatwhere.report.paper import Run
+    from whatwhere.study.cells import Cell, Study
+    from whatwhere.study.data import Library
+    from whatwhere.study.ledger import Ledger
+
+__all__ = ["load_study", "main", "reproduce"]
+
+TIME_IS_OVER = 3
+
+
+def reproduce(
+    study: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder with a study.py.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where rows go.  [default: the study's folder]"),
+    ] = None,
+    only: Annotated[
+        str | None, typer.Option(metavar="A,B", help="These cells only (--dry-run names them).")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(metavar="0-7|I,J", help="These seeds only.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A data set, where it lies. Repeatable."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda.  [default: cuda where there is one]")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Save and stop after so many, with exit code 3.")
+    ] = None,
+    share: Annotated[
+        float,
+        typer.Option(help="Train with a share of the steps: rows named CELL@SHARE, no claim's."),
+    ] = 1.0,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Trainings; studies that share it share them."),
+    ] = None,
+    retry: Annotated[bool, typer.Option("--retry", help="Measure again what failed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show cells, what is done, and hours; do nothing.")
+    ] = False,
+) -> int:
+    """Train and evaluate the cells of a study; then its verdicts beside the published numbers.
+
+    Every finished evaluation is a row in DIR/rows.jsonl at once. A run can be killed at any moment;
+    the same command goes on there, and nothing is done twice. Cells whose data is not given are
+    left out, and named. Checkpoints lie in DIR/checkpoints, of studies/* in studies/checkpoints.
+
+    Exit codes: 0 done, 1 done but some seeds failed (their rows say why), 2 bad usage or input,
+    3 --minutes are over and there is more to do, 130 interrupted.
+
+    \b
+    Examples:
+      whatwhere reproduce studies/pope_table_1 --dry-run
+      whatwhere reproduce studies/pope_table_1 --only rope,pope --seeds 0-3 --minutes 25
+      whatwhere reproduce studies/pope_table_2 --data jsb=Jsb16thSeparated.json --only jsb_rope
+      whatwhere reproduce studies/pope_figure_2 --share 0.2 --data books=books/ --out results/short
+    """
+    import torch
+
+    from whatwhere.study.data import Library, named_files
+
+    found = load_study(study)
+    names = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
+    found.chosen(names)  # misspelt names at once
+    given, chosen_seeds = named_files(data or ()), read_seeds(seeds)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    out = out or found.folder
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"--minutes is {minutes}; give a number above 0")
+    found = found.shortened(share).on(device)
+    if share != 1 and names is not None:
+        names = [f"{name}@{share:g}" for name in names]
+    if dry_run:
+        _show_plan(found, out, Library(given), names, chosen_seeds, share)
+        return 0
+    place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
+    return _run(found, out, place, given, names, chosen_seeds, minutes, retry)
+
+
+def main(folder: str | os.PathLike[str]) -> None:
+    """The command of a study's own study.py: `whatwhere reproduce FOLDER` with its arguments."""
+    from whatwhere.cli import main as whatwhere
+
+    whatwhere(["reproduce", str(folder), *sys.argv[1:]])
+
+
+def load_study(path: Path) -> Study:
+    """The STUDY of a folder's study.py.
+
+    FileNotFoundError without the file, ValueError for a file without a STUDY.
+    """
+    import runpy
+
+    from whatwhere.study.cells import Study
+
+    file = path / "study.py" if path.is_dir() else path
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: there is no such study")
+    found = runpy.run_path(str(file)).get("STUDY")
+    if not isinstance(found, Study):
+        raise ValueError(f"{file} defines no STUDY = Study(…)")
+    return found
+
+
+def read_seeds(text: str | None) -> tuple[int, ...] | None:
+    """ "0-3,7" -> 0, 1, 2, 3, 7."""
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"--seeds is {text!r}; write 0-7, or which ones: 0,3")
+        found += range(int(first), int(last or first) + 1)
+    if not found:
+        raise ValueError(f"--seeds is {text!r}, which names none; write 0-7, or which ones: 0,3")
+    return tuple(dict.fromkeys(found))
+
+
+def _run(
+    study: Study,
+    out: Path,
+    checkpoints: Path,
+    given: Mapping[str, str],
+    names: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    minutes: float | None,
+    retry: bool,
+) -> int:
+    from whatwhere.cli.board import Board
+    from whatwhere.study.data import Library
+    from whatwhere.study.reproduce import open_ledger
+    from whatwhere.study.reproduce import reproduce as run
+
+    board = Board(minutes)
+    library = Library(given, lambda done, total: board.reading("data", done, total))
+    names = _at_hand(study, library) if names is None else names
+    first = os.environ.get("RANK", "0") == "0"
+    try:
+        with open_ledger(study, out, retry, first) as ledger, board.interrupts:
+            rows = run(study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board)
+    except KeyboardInterrupt:
+        board.close()
+        why = "the time is over" if board.late else "interrupted"
+        command = shlex.join(["whatwhere", *_words()])
+        print(f"\nwhatwhere: {why}; go on with\n  {command}", file=sys.stderr)
+        return TIME_IS_OVER if board.late else board.interrupts.code
+    finally:
+        board.close()
+    if first:
+        _show_verdicts(study, out)
+    return 1 if any("error" in row for row in rows) else 0
+
+
+def _words() -> list[str]:
+    """The arguments as typed; of study.py those of the command that it stands for."""
+    script = Path(sys.argv[0])
+    own = ["reproduce", str(script.parent)] if script.name == "study.py" else []
+    return [*own, *sys.argv[1:]]
+
+
+def _at_hand(study: Study, library: Library) -> list[str]:
+    """The cells whose data is there; the others are named on stderr."""
+    kept: list[str] = []
+    missing: dict[str, list[str]] = {}
+    for cell in study.cells:
+        lacks = library.lacks(cell)
+        if lacks:
+            missing.setdefault(lacks, []).append(cell.name)
+        else:
+            kept.append(cell.name)
+    for what, cells in missing.items():
+        print(f"whatwhere: left out without {what}: {', '.join(cells)}", file=sys.stderr)
+    if not kept:
+        raise ValueError(f"no cell of {study.name} has its data: give {', '.join(missing)}")
+    return kept
+
+
+def _show_verdicts(study: Study, out: Path) -> None:
+    from whatwhere.cli.console import console
+    from whatwhere.report.claims import verdict_of
+    from whatwhere.report.claims_table import render_claims
+
+    if (study.folder / "paper.csv").exists():
+        render_claims([verdict_of(study.folder, out)], console())
+    print(f"\nrows  {out / 'rows.jsonl'}")
+
+
+def _show_plan(
+    study: Study,
+    out: Path,
+    library: Library,
+    names: Sequence[str] | None,
+    seeds: Sequence[int] | None,
+    share: float,
+) -> None:
+    """A line a cell: what it trains, how much of it is done, what the rest costs."""
+    from whatwhere.cli.console import console, plain_table
+    from whatwhere.report.claims_table import hours_text
+    from whatwhere.report.paper import read_paper
+    from whatwhere.study.reproduce import missing, open_ledger
+
+    runs = read_paper(study.folder).runs if (study.folder / "paper.csv").exists() else {}
+    table = plain_table("cell", "seeds", "steps", "tokens", "left", "encoding",
+                        right=("seeds", "steps", "tokens", "left"))  # fmt: skip
+    total, unknown = 0.0, 0
+    lacking: dict[str, None] = {}
+    ledger: Ledger = open_ledger(study, out, writes=False)
+    for cell in study.chosen(names):
+        todo = missing(cell, ledger, library, seeds)
+        left = sum(bool(count) for count in todo.values())
+        hours = _hours(cell, runs, share)
+        total, unknown = total + left * (hours or 0.0), unknown + bool(left and hours is None)
+        words = "?" if hours is None else hours_text(left * hours)
+        table.add_row(
+            cell.name, f"{len(todo) - left}/{len(todo)}", f"{cell.config.steps:,}",
+            f"{cell.tokens / 1e6:,.0f}M", words if left else "done", cell.encoding,
+        )  # fmt: skip
+        if left and (lacks := library.lacks(cell)):
+            lacking[lacks] = None
+    screen = console()
+    screen.print(table)
+    text = f"about {hours_text(total)} on one GPU (an estimate, see claims.toml)"
+    more = f" and {unknown} of unknown cost" if unknown else ""
+    screen.print(f"\n{text}{more}; tokens and steps are one seed's", soft_wrap=True)
+    for what in lacking:
+        screen.print(f"to be given: {what}", soft_wrap=True)
+
+
+def _hours(cell: Cell, runs: Mapping[str, Run], share: float) -> float | None:
+    run = runs.get(cell.name.partition("@")[0])
+    return None if run is None or run.hours is None else run.hours * share
