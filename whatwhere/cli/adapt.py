@@ -39,9 +39,10 @@ def adapt(
 ) -> int:
     """Train a model a little, at the longer length and with a method in force.
 
-    It can be killed at any moment; the same command goes on where it was. `accelerate launch -m
-    whatwhere.cli adapt …` runs it on several GPUs. The result is an adapter, which `whatwhere
-    extend --adapter` measures, or a whole model.
+    It can be killed at any moment; the same command goes on where it was. `accelerate launch` or
+    `torchrun -m whatwhere.cli adapt …` runs it on several GPUs or processes, which share the
+    windows of a step. The result is an adapter, which `whatwhere extend --adapter` measures, or a
+    whole model.
 
     \b
     Examples:
@@ -74,11 +75,20 @@ def adapt(
                 plan, source, net, ids, out, _say, lambda: interrupts.asked, cpu=cpu
             )
     except KeyboardInterrupt:
-        command = shlex.join(["whatwhere", *sys.argv[1:]])
-        print(f"\nwhatwhere: interrupted; go on with\n  {command}", file=sys.stderr)
+        if _speaks():
+            command = shlex.join(["whatwhere", *sys.argv[1:]])
+            print(f"\nwhatwhere: interrupted; go on with\n  {command}", file=sys.stderr)
         return interrupts.code
-    print(f"rows    {out / 'rows.jsonl'}\ntrained {folder}")
+    if _speaks():
+        print(f"rows    {out / 'rows.jsonl'}\ntrained {folder}")
     return 0
+
+
+def _speaks() -> bool:
+    """Whether this is the first process."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)
 
 
 def _say(line: str) -> None:

@@ -25,15 +25,19 @@ __all__ = ["Interrupts", "Screen"]
 QUIET_SECONDS = 30.0
 """Between two lines where there is no terminal to draw bars on."""
 
+SAME_SECONDS = 1.0
+"""Signals closer than this are one request."""
+
 
 class Interrupts:
     """Within `with`, the first Ctrl-C (or SIGTERM) only asks to stop; a second one stops at once.
 
-    `code` is the exit code that tells which of the two it was.
+    What follows within a second is the same request: torchrun, told to stop, sends its processes
+    SIGINT and SIGTERM at once. `code` is the exit code that tells which of the two came first.
     """
 
     def __init__(self) -> None:
-        self.asked, self.code = False, 130
+        self.asked, self.code, self._when = False, 130, 0.0
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -46,9 +50,12 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _heard(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
         if self.asked:
-            raise KeyboardInterrupt
-        self.asked, self.code = True, 128 + number
+            if now - self._when > SAME_SECONDS:
+                raise KeyboardInterrupt
+            return
+        self.asked, self.code, self._when = True, 128 + number, now
         # Not print: a handler may run in the middle of one.
         os.write(2, b"\nstopping; again to stop at once\n")
 
