@@ -1,6 +1,7 @@
 """The cache directory, and a write that is whole or not at all."""
 
 import os
+import sys
 
 import pytest
 
@@ -29,6 +30,15 @@ def test_a_write_replaces_the_old_file(tmp_path):
     write_atomically(path, "ü")
     assert path.read_text(encoding="utf-8") == "ü"
     assert list(path.parent.iterdir()) == [path]
+    write_atomically(path, b"\r\n\0")
+    assert path.read_bytes() == b"\r\n\0"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_others_may_read_what_was_written(tmp_path):
+    write_atomically(tmp_path / "file.json", "x")
+    (tmp_path / "plain").write_text("x")
+    assert (tmp_path / "file.json").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_write_that_dies_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

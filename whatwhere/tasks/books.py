@@ -201,6 +201,7 @@ def _task(documents: Iterable[Document], tokenizer: Any, source: str) -> Task:
     pieces: dict[str, list[NDArray[np.uint16]]] = {split: [] for split in SPLITS}
     free: dict[str, NDArray[np.uint16]] = {}
     characters = 0
+    documents = ((split, text.removeprefix("\ufeff")) for split, text in documents)  # a file's mark
     documents = ((split, text) for split, text in documents if text.strip())
     while batch := list(islice(documents, BATCH)):
         for (split, text), tokens in zip(batch, _encoded(tokenizer, batch), strict=True):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import sys
-import tempfile
 from pathlib import Path
 
 
@@ -32,13 +32,14 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     only within a file system) and reach the disk before the rename does.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, neighbour = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    # No tempfile, whose files only their owner may read: others share caches and saved tasks.
+    neighbour = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with neighbour.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(neighbour, path)
     except BaseException:
-        Path(neighbour).unlink(missing_ok=True)
+        neighbour.unlink(missing_ok=True)
         raise
