@@ -1,4 +1,4 @@
-"""Put the tables of `studies/extend_*` into the README: python studies/readme.py [--write]."""
+"""Put the tables of the studies into the README: python studies/readme.py [--write]."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from whatwhere.report.claims import verdicts
+from whatwhere.report.claims_table import claims_summary
 from whatwhere.report.extension import extension
 from whatwhere.report.searches import searches
 
@@ -20,7 +22,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 
 def tables() -> dict[str, str]:
     """The Markdown of every table that is there, by the name of its marker."""
-    found: dict[str, str] = {}
+    found = {"claims": claims_summary(verdicts(ROOT / "studies"))}
     for study in ("extend_demo", "extend_smollm2"):
         if (ROOT / "studies" / study / "rows.jsonl").exists():
             found[study] = extension(rows(f"{study}/rows.jsonl")).markdown()

@@ -81,6 +81,7 @@ def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
     from whatwhere.cli.console import console
     from whatwhere.report import claims_page, figure, read, verdicts
     from whatwhere.report.claims_table import claims_markdown, claims_records, render_claims
+    from whatwhere.report.study_plot import study_figures
 
     found = verdicts(root)
     if as_json:
@@ -92,7 +93,9 @@ def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
     render_claims(found, console())
     for study in found:
         if study.rows and not list(study.folder.glob("*.svg")):
-            figure(read(study.folder), study.folder / "figure")
+            rows, stem = read(study.folder), study.folder / "figure"
+            if not study_figures(rows, study.folder / "curves.csv", stem):
+                figure(rows, stem)
     alone = (root / "paper.csv").exists()
     print()
     print(claims_page(found, page, figures_under=None if alone else root))

@@ -193,13 +193,22 @@ def _at_hand(study: Study, library: Library) -> list[str]:
 
 
 def _show_verdicts(study: Study, out: Path) -> None:
+    """Claims and figures of the rows that are there now."""
+    import importlib.util
+
     from whatwhere.cli.console import console
     from whatwhere.report.claims import verdict_of
     from whatwhere.report.claims_table import render_claims
 
     if (study.folder / "paper.csv").exists():
         render_claims([verdict_of(study.folder, out)], console())
-    print(f"\nrows  {out / 'rows.jsonl'}")
+    print(f"\nrows    {out / 'rows.jsonl'}")
+    if importlib.util.find_spec("matplotlib"):
+        from whatwhere.report.rows import read
+        from whatwhere.report.study_plot import study_figures
+
+        drawn = study_figures(read(out), out / "curves.csv", out / "figure")
+        print(f"figure  {', '.join(map(str, drawn))}")
 
 
 def _show_plan(

@@ -47,6 +47,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from whatwhere.report.beyond import Group, groups
 from whatwhere.report.intervals import Estimate, bootstrap, student
 from whatwhere.report.paper import Claim, Paper, Rule, Run, read_paper
 from whatwhere.report.rows import Row, read
@@ -81,13 +82,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Study:
-    """A study's folder, its claims, and the verdicts on them."""
+    """A study's folder, its claims, the verdicts on them, and what else its rows hold."""
 
     folder: Path
     paper: Paper
     judged: tuple[Judged, ...]
     rows: int
     notes: tuple[str, ...]
+    beyond: tuple[Group, ...] = ()
 
     @property
     def needed(self) -> dict[str, tuple[Run, int]]:
@@ -136,16 +138,14 @@ def verdict_of(folder: Path, rows_at: Path | None = None) -> Study:
     rows = read(place) if list(place.glob("*.jsonl")) else []
     judged = tuple(judge(claim, rows, paper.rule, paper.runs) for claim in paper.claims)
     notes = tuple(getattr(rows, "notes", ()))
-    return Study(folder, paper, judged, len(rows), notes)
+    used = {id(row) for claim in paper.claims for side in sides_of(claim, rows) for row in side}
+    others = groups([row for row in rows if id(row) not in used])
+    return Study(folder, paper, judged, len(rows), notes, others)
 
 
 def judge(claim: Claim, rows: Sequence[Row], rule: Rule, runs: Mapping[str, Run]) -> Judged:
     """The verdict on one claim by the rule above."""
-    named = [row for row in rows if row.get("run", claim.runs[0]) in claim.runs]
-    own = _fitting(named, claim.encoding, claim.metric, claim.where)
-    sides = [own]
-    if claim.kind == "ranking":
-        sides.append(_fitting(named, claim.other, claim.metric, claim.other_where))
+    sides = sides_of(claim, rows)
     values = [_values(side, claim.unit) for side in sides]
     seeds = [seed for seed in values[0] if all(seed in side for side in values)]
     missing = max(0, rule.seeds - len(seeds))
@@ -163,6 +163,15 @@ def judge(claim: Claim, rows: Sequence[Row], rule: Rule, runs: Mapping[str, Run]
     verdict, reason = _verdict(claim, sides, seeds, difference, rule, len(rows))
     other = values[1] if len(values) > 1 else {}
     return Judged(claim, values[0], other, mean, difference, verdict, reason, missing, hours)
+
+
+def sides_of(claim: Claim, rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows that fit a claim, and of a ranking those that fit its other side."""
+    named = [row for row in rows if row.get("run", claim.runs[0]) in claim.runs]
+    sides = [_fitting(named, claim.encoding, claim.metric, claim.where)]
+    if claim.kind == "ranking":
+        sides.append(_fitting(named, claim.other, claim.metric, claim.other_where))
+    return sides
 
 
 def _verdict(

@@ -11,6 +11,7 @@ from textwrap import dedent
 from typing import Any
 
 from whatwhere.report import claims
+from whatwhere.report.beyond import HEAD
 from whatwhere.report.claims import Judged, Study
 from whatwhere.report.claims_table import cells, cost, needed, tally
 
@@ -77,12 +78,15 @@ def _section(study: Study) -> dict[str, Any]:
         "notes": [note.rstrip(".") for note in study.notes],
         "needed": needed(study),
         "cost": cost([study]),
+        "beyond": [group.cells for group in study.beyond],
+        "head": HEAD,
         "figures": _embedded(study.folder),
     }
 
 
 def _figures_only(folder: Path) -> dict[str, Any]:
-    empty = {"source": "", "rule": None, "lines": [], "notes": [], "needed": [], "cost": ""}
+    empty = {"source": "", "rule": None, "lines": [], "notes": [], "needed": [], "cost": "",
+             "beyond": [], "head": HEAD}  # fmt: skip
     name = folder.name
     return {"name": name, "title": f"{name} (no claim of a paper)", **empty} | {
         "figures": _embedded(folder)

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from whatwhere.report.beyond import beyond_markdown, beyond_table
 from whatwhere.report.claims import VERDICTS, Judged, Study
 from whatwhere.report.intervals import Estimate
 from whatwhere.report.paper import Claim, Run
@@ -19,6 +20,7 @@ __all__ = [
     "cells",
     "claims_markdown",
     "claims_records",
+    "claims_summary",
     "cost",
     "needed",
     "render_claims",
@@ -137,6 +139,9 @@ def render_claims(studies: Sequence[Study], console: Console) -> None:
             *plain, verdict = cells(each)
             shown.add_row(*map(Text, plain), Text(verdict, style=_STYLE[each.verdict]))
         console.print(shown)
+        if study.beyond:
+            console.print("beyond the claims:", style="dim", markup=False)
+            console.print(beyond_table(study.beyond))
         missing = cost([study])
         for note in [*study.notes, *([f"missing here: {missing}"] if missing else [])]:
             console.print(f"note: {note}", style="dim", markup=False)
@@ -145,19 +150,45 @@ def render_claims(studies: Sequence[Study], console: Console) -> None:
 
 
 def claims_markdown(studies: Sequence[Study]) -> str:
-    """The same for a README, with the place in the paper."""
+    """All claims as Markdown, with the place in the paper, and what else the rows hold."""
     lines = [tally(studies), ""]
     for study in studies:
         lines += [f"**{study.folder.name}**: {study.paper.title}", ""]
-        lines += [
-            "| claim | table | paper | ours | difference | verdict |",
-            "|---|---|---|---|---|---|",
-        ]
-        for each in study.judged:
-            first, *rest = (cell.replace("|", "\\|") for cell in cells(each))
-            lines.append(f"| {first} | {each.claim.table} | {' | '.join(rest)} |")
-        lines.append("")
+        lines += [*_markdown(study.judged), ""]
+        if study.beyond:
+            lines += ["Beyond the claims:", "", *beyond_markdown(study.beyond), ""]
     return "\n".join(lines).rstrip()
+
+
+def claims_summary(studies: Sequence[Study]) -> str:
+    """For a front page: the claims that have rows; what was not run is a line a study."""
+    judged = [each for study in studies for each in study.judged]
+    nothing = all(each.verdict == "not run" for each in judged)
+    lines = ["**Nothing of these papers has been run yet.** " * nothing + tally(studies), ""]
+    for study in studies:
+        ran = [each for each in study.judged if each.verdict != "not run"]
+        if ran:
+            lines += [f"**{study.folder.name}**: {study.paper.title}", "", *_markdown(ran), ""]
+    for study in studies:
+        count = sum(each.verdict == "not run" for each in study.judged)
+        if count:
+            costs = cost([study])
+            lines.append(
+                f"* `{study.folder.name}`, {study.paper.title}: {count} of {len(study.judged)} "
+                f"claims not run" + (f"; what is missing needs {costs}." if costs else ".")
+            )
+    return "\n".join(lines).rstrip()
+
+
+def _markdown(judged: Sequence[Judged]) -> list[str]:
+    lines = [
+        "| claim | table | paper | ours | difference | verdict |",
+        "|---|---|---|---|---|---|",
+    ]
+    for each in judged:
+        first, *rest = (cell.replace("|", "\\|") for cell in cells(each))
+        lines.append(f"| {first} | {each.claim.table} | {' | '.join(rest)} |")
+    return lines
 
 
 def claims_records(studies: Sequence[Study]) -> list[dict[str, Any]]:

@@ -1,0 +1,129 @@
+"""Figures of a study: perplexity against length, and every seed's validation curve."""
+
+from __future__ import annotations
+
+import csv
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from whatwhere.report.rows import Row
+from whatwhere.report.style import RC, styles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["study_figures"]
+
+Points = dict[str, dict[int, list[float]]]
+"""Label -> length -> values, one a seed."""
+
+Curves = dict[str, dict[str, list[tuple[int, float]]]]
+"""Training -> seed -> (step, value)."""
+
+
+def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
+    """Draw what there is into stem.png/.svg (lengths) and stem-curves.png/.svg; the files.
+
+    lengths: perplexity of trainings that were read at several lengths, means over seeds with the
+    lowest and highest. curves: a line a seed, accuracy where the rows have it, else nll.
+    The same rows give the same files.
+    """
+    paths: list[Path] = []
+    lengths = _lengths(rows)
+    if lengths:
+        paths += _save(stem, partial(_draw_lengths, found=lengths))
+    accuracy = any(row["metric"] == "accuracy" for row in rows)
+    found = _curves(curves, "valid_accuracy" if accuracy else "valid_nll")
+    if found:
+        name = "share of right answers" if accuracy else "validation loss, nats per token"
+        place = stem.with_name(f"{stem.name}-curves") if lengths else stem
+        paths += _save(place, partial(_draw_curves, found=found, name=name))
+    return paths
+
+
+def _lengths(rows: Sequence[Row]) -> Points:
+    """Perplexities by length of what has several; of a length measured twice the claim's."""
+    found: Points = {}
+    taken: dict[tuple[str, int], str] = {}
+    for row in sorted(rows, key=lambda row: bool(row.get("probe"))):
+        if row["metric"] != "nll" or row.get("positions") or "value" not in row:
+            continue
+        trained, probe = row.get("run", row["encoding"]), row.get("probe", "")
+        label = f"{row['encoding']} ({trained})"
+        if taken.setdefault((label, row["eval_length"]), probe) == probe:
+            of_label = found.setdefault(label, {}).setdefault(row["eval_length"], [])
+            of_label.append(math.exp(min(row["value"], 50.0)))
+    return {label: each for label, each in found.items() if len(each) > 1}
+
+
+def _curves(path: Path, column: str) -> Curves:
+    found: Curves = {}
+    if path.exists():
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                value = float(line[column] or "nan")
+                if math.isfinite(value):
+                    seeds = found.setdefault(line["run"], {})
+                    seeds.setdefault(line["seed"], []).append((int(line["step"]), value))
+    return found
+
+
+def _draw_lengths(axes: Axes, found: Points) -> None:
+    drawing = styles([label.partition(" (")[0] for label in found])
+    for number, (label, points) in enumerate(found.items()):
+        style = drawing[label.partition(" (")[0]]
+        x = sorted(points)
+        means = [statistics.fmean(points[n]) for n in x]
+        shape: dict[str, Any] = {
+            "marker": "os^Dv<>P"[number % 8],
+            "markersize": 4,
+            "linewidth": 1.5,
+        }
+        axes.plot(x, means, label=label, color=style.colour, **shape)
+        low, high = ([pick(points[n]) for n in x] for pick in (min, max))
+        axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    ticks = sorted({n for points in found.values() for n in points})
+    axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
+    axes.set_xlabel("evaluation length, tokens (one pass)")
+    axes.set_ylabel("perplexity per token")
+    axes.set_title("the same targets at every length; band: lowest to highest seed")
+
+
+def _draw_curves(axes: Axes, found: Curves, name: str) -> None:
+    import matplotlib as mpl
+
+    colours = mpl.colormaps["tab20"]
+    for number, (run, seeds) in enumerate(found.items()):
+        for count, points in enumerate(seeds.values()):
+            x, y = zip(*points, strict=True)
+            label = f"{run} ({len(seeds)})" if count == 0 else None
+            axes.plot(x, y, color=colours(number % 20), linewidth=0.9, alpha=0.8, label=label)
+    axes.set_xlabel("step")
+    axes.set_ylabel(name)
+    axes.set_title("one line a seed (their number in brackets)")
+
+
+def _save(stem: Path, draw: Callable[[Axes], None]) -> list[Path]:
+    import matplotlib as mpl
+
+    mpl.use("Agg", force=False)
+    import matplotlib.pyplot as plt
+
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(RC):
+        canvas, axes = plt.subplots(figsize=(7.4, 4.5))
+        draw(axes)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
+        for path in paths:
+            # No date: the same rows give the same file.
+            metadata: Any = {"Date": None} if path.suffix == ".svg" else None
+            canvas.savefig(path, bbox_inches="tight", metadata=metadata)
+        plt.close(canvas)
+    return paths
