@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
@@ -17,8 +18,12 @@ from torch import Tensor
 from whatwhere.errors import UnknownName, changes, did_you_mean, real_number, whole_number
 from whatwhere.extend import methods
 from whatwhere.extend.models import Source
+from whatwhere.extend.objective import windows
 
-__all__ = ["Adaptation", "begin", "trainable"]
+__all__ = ["Adaptation", "Batches", "begin", "trainable"]
+
+VALID_SHARE = 0.1
+"""Of the text, its end: never trained on."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,31 @@ class Adaptation:
         if step < self.warmup:
             return self.lr * (step + 1) / self.warmup
         return self.lr * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.steps))) / 2
+
+
+class Batches:
+    """Windows of a text to train on, and its end, of which training sees nothing.
+
+    Batch number `step` is (batch_size, target + 1) tokens from random places: a pure function of
+    text, seed and step. Raises ValueError for a text that is too short for either part.
+    """
+
+    def __init__(self, plan: Adaptation, text: Int64[Tensor, "n"]) -> None:
+        held = max(plan.target + 1, int(len(text) * VALID_SHARE))
+        self.plan, self.text, self.end = plan, text[:-held], text[-held:]
+        windows(self.text, plan.target, 1)  # long enough, or refused
+
+    def __call__(self, step: int) -> Int64[Tensor, "batch length"]:
+        """The windows of a step, equal for equal steps."""
+        random = np.random.default_rng([self.plan.seed, step])
+        room = len(self.text) - self.plan.target
+        starts = torch.from_numpy(random.integers(room, size=self.plan.batch_size))
+        return self.text[starts[:, None] + torch.arange(self.plan.target + 1)]
+
+    def held_out(self, train_length: int) -> dict[int, Int64[Tensor, "windows length"]]:
+        """Windows of the end, of the trained length and of the target."""
+        lengths = dict.fromkeys((train_length, self.plan.target))
+        return {n: windows(self.end, n, self.plan.valid_windows) for n in lengths}
 
 
 def begin(plan: Adaptation, text: Int64[Tensor, "n"], out: Path) -> None:

@@ -15,24 +15,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from whatwhere import hf
-from whatwhere.extend.adaptation import Adaptation, begin, trainable
+from whatwhere.extend.adaptation import Adaptation, Batches, begin, trainable
 from whatwhere.extend.forward import Reader
 from whatwhere.extend.models import Source
-from whatwhere.extend.objective import windows
 from whatwhere.extend.saving import save
 from whatwhere.study import checkpoint
 from whatwhere.study.rows import append, commit, device_name, mend, read_rows, versions
 
 __all__ = ["Adaptation", "adapt"]
-
-VALID_SHARE = 0.1
-"""Of the text, its end: never trained on."""
 
 
 def adapt(
@@ -67,14 +62,8 @@ class _Training:
         from accelerate.utils import set_seed
 
         self.plan, self.source, self.out = plan, source, out
-        self.made = plan.check(source)
-        held = max(plan.target + 1, int(len(text) * VALID_SHARE))
-        self.text, valid = text[:-held], text[-held:]
-        self.valid = {
-            length: windows(valid, length, plan.valid_windows)
-            for length in dict.fromkeys((source.train_length, plan.target))
-        }
-        windows(self.text, plan.target, 1)  # long enough, or refused
+        self.made, self.batches = plan.check(source), Batches(plan, text)
+        self.valid = self.batches.held_out(source.train_length)
         begin(plan, text, out)
         set_seed(plan.seed)
         mixed = "bf16" if plan.precision == "bfloat16" else "no"
@@ -148,7 +137,7 @@ class _Training:
     def _gradient(self) -> float:
         """Gradients of the batch's mean loss; this process's share of that loss."""
         plan, engine = self.plan, self.engine
-        mine = self._batch(self.step)[engine.process_index :: engine.num_processes]
+        mine = self.batches(self.step)[engine.process_index :: engine.num_processes]
         total = 0.0
         for number, part in enumerate(mine.split(1)):  # long windows fill the memory: one at a time
             part = part.to(engine.device)
@@ -192,13 +181,6 @@ class _Training:
             raise FloatingPointError(
                 f"the model's vectors are not finite at step {self.step}; lower --lr"
             ) from None
-
-    def _batch(self, step: int) -> Tensor:
-        """(batch, target + 1) tokens from random places, equal for equal steps."""
-        random = np.random.default_rng([self.plan.seed, step])
-        room = len(self.text) - self.plan.target
-        starts = torch.from_numpy(random.integers(room, size=self.plan.batch_size))
-        return self.text[starts[:, None] + torch.arange(self.plan.target + 1)]
 
     def _validate(self) -> None:
         """Loss on the held-out end, at the trained length and the target; windows are shared."""

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from whatwhere import hf
 from whatwhere.encodings import make
-from whatwhere.extend import methods, retrieval, stock
-from whatwhere.extend.forward import PIECE, Reader
+from whatwhere.extend import methods, stock
+from whatwhere.extend.measure import measured
 from whatwhere.extend.models import Source
 from whatwhere.extend.plan import Plan
 from whatwhere.extend.results import Results, key_of
 from whatwhere.hf.sizes import shape_of
 from whatwhere.study.rows import commit, device_name, versions
 
-__all__ = ["BLOCKS", "Task", "compare", "plan_of"]
-
-BLOCKS = 32
-"""Equal parts of the text whose losses a row keeps: methods are compared part by part."""
+__all__ = ["Task", "compare", "plan_of"]
 
 _FAULTS = (ValueError, RuntimeError, MemoryError, NotImplementedError)
 
@@ -147,7 +141,7 @@ def _group(
             if task.engine == "transformers":
                 stock.renew(model)
             try:
-                row |= _measured(plan, source, model, text, task.row, encoding, task.engine)
+                row |= measured(plan, source, model, text, task.row, encoding, task.engine)
             except _FAULTS as error:
                 row["error"] = _sentence(error)
             row["seconds"] = round(time.monotonic() - began, 3)
@@ -174,97 +168,6 @@ def _used(
     backend = "reference" if plan.backend == "auto" else plan.backend
     again = hf.use(model, made.expression, train_length=source.train_length, backend=backend)
     return again.undo, encoding
-
-
-def _measured(
-    plan: Plan, source: Source, model: Any, text: Tensor, row: Row, encoding: Any, engine: str
-) -> Row:
-    length, task = row["eval_length"], row["task"]
-    pieces = None
-    if row["mode"] == "streamed":
-        pieces = plan.streamed
-    elif engine == "whatwhere" and len(encoding.rule(2).terms) > 1:
-        # The same numbers as in one pass, unless frequencies follow the length of the text.
-        pieces = None if encoding.length_dependent else PIECE * (1 if plan.device == "cpu" else 4)
-    reader = Reader(model, pieces)
-    if task == "perplexity" and row["mode"] == "sliding":
-        return _sliding(plan, reader, text, length)
-    if task == "perplexity":
-        return _perplexity(plan, reader, text, length, source.train_length)
-    filler = text[: max(plan.scored + 1, length)]
-    if task == "passkey":
-        samples = retrieval.passkeys(
-            filler, source.tokenizer, length, row["depth"], plan.keys, plan.seed
-        )
-    else:
-        samples = retrieval.copies(filler, length, 0.1, plan.copies, plan.seed)
-    found = retrieval.score(reader, samples, plan.device, plan.batch_tokens)
-    if not math.isfinite(found.nll):
-        raise ValueError("the model's probabilities are not finite")
-    share = found.hits / found.samples if task == "passkey" else found.right / found.tokens
-    return {
-        "value": share,
-        "n": found.samples,
-        "token_accuracy": found.right / found.tokens,
-        "answer_nll": found.nll / found.tokens,
-    }
-
-
-def _perplexity(plan: Plan, reader: Reader, text: Tensor, length: int, trained: int) -> Row:
-    """Windows of `length` tokens over the same text, every token but the first scored once."""
-    scored = plan.scored
-    losses = torch.empty(scored)
-    whole = scored // length
-    step = max(1, plan.batch_tokens // length)
-    for start in range(0, whole, step):
-        count = min(step, whole - start)
-        ids = text[start * length : (start + count) * length + 1].unfold(0, length + 1, length)
-        found = reader.losses(ids.to(plan.device)).cpu()
-        losses[start * length : (start + count) * length] = found.flatten()
-    if scored > whole * length:  # the rest, with what context there is
-        ids = text[whole * length : scored + 1][None].to(plan.device)
-        losses[whole * length :] = reader.losses(ids)[0].cpu()
-    if not bool(torch.isfinite(losses).all()):
-        raise ValueError("the model's probabilities are not finite")
-    edges = [0, *_edges(trained, length)]
-    place = torch.arange(scored) % length
-    by_place = [losses[(place >= a) & (place < b)] for a, b in pairwise(edges)]
-    blocks = [float(part.double().mean()) for part in losses.tensor_split(BLOCKS)]
-    return {
-        "value": float(losses.double().mean()),
-        "n": scored,
-        "blocks": [round(each, 5) for each in blocks],
-        "positions": edges,
-        "by_position": [round(float(part.double().mean()), 5) for part in by_place],
-    }
-
-
-def _edges(trained: int, length: int) -> Iterator[int]:
-    """Ends of position buckets: the halves of the trained length, then doublings up to length."""
-    edge = max(1, trained // 4)
-    while edge < length:
-        yield edge
-        edge *= 2
-    yield length
-
-
-def _sliding(plan: Plan, reader: Reader, text: Tensor, length: int) -> Row:
-    """Windows a stride apart, of which only the last `stride` tokens are scored.
-
-    They end at the same places for every length, so that all are scored on the same tokens.
-    """
-    stride = min(plan.sliding, length)
-    room = len(text) - 1 - plan.longest
-    count = max(1, min(plan.sliding_windows, room // stride + 1))
-    total = 0.0
-    for number in range(count):
-        end = plan.longest + number * stride + 1
-        ids = text[end - length - 1 : end][None].to(plan.device)
-        total += float(reader.losses(ids)[:, -stride:].double().sum())
-    value = total / (count * stride)
-    if not math.isfinite(value):
-        raise ValueError("the model's probabilities are not finite")
-    return {"value": value, "n": count * stride, "stride": stride}
 
 
 def _named(plan: Plan, source: Source, made: methods.Made, engine: str, target: int) -> Row:
