@@ -99,7 +99,7 @@ def test_opcheck(placed: bool) -> None:
 
 
 def test_unknown_kernels_and_widths_are_refused() -> None:
-    with pytest.raises(ValueError, match="unknown kernel 'tilde'; known: hopper, tiled"):
+    with pytest.raises(ValueError, match="unknown kernel 'tilde'; known: hopper, tiled, short"):
         A.forward(*operands(), 0.3, Pairs(), "tilde")
     assert "up to widths 512/256" in str(A.why_not("tiled", 1024, 64, torch.float32, CPU))
     assert "float64" in str(A.why_not("tiled", 64, 64, torch.float64, CPU))

@@ -4,8 +4,9 @@ The preparation kernel reads raw vectors once and writes features once — softp
 at any position, temperature, amplitude — where eager maps make a dozen passes over float32
 temporaries. Attention of whole sequences runs at widths (f, d) in cuDNN, FlashAttention or our own
 kernels, whichever is fastest and takes them (`probe`); positions, documents, padding, windows and
-ALiBi run in our own. Triton is imported here only, inside functions: without it, or without a GPU,
-the backend says so and the others compute.
+ALiBi run in our own. For short sequences one kernel of ours makes features and attends over them.
+Triton is imported here only, inside functions: without it, or without a GPU, the backend says so
+and the others compute.
 """
 
 from __future__ import annotations

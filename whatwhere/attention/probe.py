@@ -36,8 +36,11 @@ _ENABLED: dict[str, Callable[[], bool]] = {
     "efficient": torch.backends.cuda.mem_efficient_sdp_enabled,
 }
 Own = Callable[[str, Tensor, Tensor, Tensor, float, bool, bool], Tensor]
-#: The library's own, in order of preference: for Hopper, and for any GPU.
-OWN = ("hopper", "tiled")
+#: The library's own, in order of preference: for short sequences, for Hopper, and for any GPU.
+OWN = ("short", "hopper", "tiled")
+#: Tokens up to which the first of them is asked: a whole sequence is one tile of its. It has tiles
+#: of 128 too; from there on the others' are full.
+SHORT = 64
 _own: list[tuple[Own, Callable[[str, "Widths"], str | None]]] = []
 
 
@@ -54,14 +57,17 @@ def order(widths: "Widths") -> list[str]:
     keeps the features: there our own comes first. Elsewhere it follows cuDNN, which refuses
     deterministic mode; ours is deterministic. Calls that are not plain (positions, windows,
     documents, padding, biases) are our own kernels' alone: torch's would want a dense mask.
+    Short sequences of 16-bit numbers: one kernel makes features and attends over them where others
+    write features first and fill half a tile of 128 rows. That is arithmetic, not measured yet.
     """
+    names = [name for name in OWN if name != "short" or widths.short] if _own else []
     if not widths.plain:
-        return list(OWN) if _own else []
-    names = list(KERNELS)
+        return names
+    torchs = list(KERNELS)
     if _own:
-        names.insert(0 if widths.features > widths.values else 1, "hopper")
-        names.insert(names.index("efficient"), "tiled")
-    return names
+        torchs.insert(0 if widths.features > widths.values else 1, "hopper")
+        torchs.insert(torchs.index("efficient"), "tiled")
+    return [*(name for name in names if name == "short"), *torchs]
 
 
 # Errors of a sound kernel are at most a third of these (relative, Frobenius norm).
@@ -83,6 +89,7 @@ class Widths:
     single: bool
     gradient: bool
     plain: bool = True
+    short: bool = False
 
     @classmethod
     def of(
@@ -103,6 +110,7 @@ class Widths:
             single=plain and _decided(queries == 1 or keys == 1),
             gradient=gradient,
             plain=plain,
+            short=dtype != torch.float32 and _decided(queries <= SHORT and keys <= SHORT),
         )
 
 
@@ -208,7 +216,8 @@ def _trial(
     """Output, and gradients if wanted, for the same few random tokens at every call."""
     device = torch.device("cuda", widths.device)
     generator = torch.Generator(device).manual_seed(0)
-    keys = 1 if widths.single else 128 if widths.round else 67
+    keys = SHORT if widths.short else 128
+    keys = 1 if widths.single else keys if widths.round else 37 if widths.short else 67
     queries = keys if widths.square else keys + (64 if widths.round else 7)
     with torch.enable_grad():
         tensors = [

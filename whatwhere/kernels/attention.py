@@ -1,9 +1,10 @@
 """Our own attention as torch operators: features and values -> outputs, with gradients.
 
-Two families of kernels compute the same function of the same arguments: "hopper" (Gluon,
-warp-specialised) and "tiled" (plain Triton, any GPU from compute capability 8.0, any width).
-`forward` and `backward` call one of them by name. `whatwhere::attention` and its backward are
-custom operators around them: torch.compile keeps them whole and autograd knows them. Saved for the
+Three families of kernels compute the same function of the same arguments: "hopper" (Gluon,
+warp-specialised), "tiled" (plain Triton, any GPU from compute capability 8.0, any width) and
+"short" (plain Triton, all keys in one tile; `fused_op` lets it make the features too). `forward`
+and `backward` call one of them by name. `whatwhere::attention` and its backward are custom
+operators around them: torch.compile keeps them whole and autograd knows them. Saved for the
 backward pass: features, values, output, log-sum-exp.
 """
 
@@ -15,7 +16,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from whatwhere.kernels import tiled_launch
+from whatwhere.kernels import short_launch, short_sizes, tiled_launch
 from whatwhere.kernels.interpreter import interpreted
 from whatwhere.kernels.pairs import Pairs
 from whatwhere.kernels.tiled_launch import like
@@ -23,8 +24,8 @@ from whatwhere.kernels.tiled_sizes import WIDEST, of_device
 
 __all__ = ["FAST", "KERNELS", "attention", "backward", "fast", "forward", "results", "why_not"]
 
-#: In order of preference.
-KERNELS = ("hopper", "tiled")
+#: In order of preference, but "short": it holds whole sequences of up to 128 tokens only.
+KERNELS = ("hopper", "tiled", "short")
 _HALF = (torch.bfloat16, torch.float16)
 #: (kernel, kind of GPU, padded features, padded values) where adding dq by atomics was measured to
 #: be faster than a kernel of its own. On an H200 it is slower at 128/64 and 256/128 (the rows
@@ -40,10 +41,13 @@ def why_not(
         return _why_not_hopper(features, values, dtype, device)
     if dtype not in (*_HALF, torch.float32):
         return f"it multiplies bfloat16, float16 or float32, and q is {dtype}"
-    if features > WIDEST[0] or values > WIDEST[1]:
-        return f"it has sizes up to widths {WIDEST[0]}/{WIDEST[1]}, not {features}/{values}"
+    widest = short_sizes.WIDEST if kernel == "short" else WIDEST
+    if features > widest[0] or values > widest[1]:
+        return f"it has sizes up to widths {widest[0]}/{widest[1]}, not {features}/{values}"
     if not interpreted() and _capability(device) < (8, 0):
         return f"Triton compiles for compute capability 8.0 and later, not for {_name(device)}"
+    if kernel == "short":
+        return short_sizes.why_not(of_device(device), dtype.itemsize, max(features, values))
     return None
 
 
@@ -122,6 +126,8 @@ def backward(
 def _launcher(kernel: str) -> Any:
     if kernel == "tiled":
         return tiled_launch
+    if kernel == "short":
+        return short_launch
     if kernel == "hopper":
         from whatwhere.kernels import hopper_launch
 

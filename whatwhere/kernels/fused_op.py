@@ -18,7 +18,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from whatwhere.kernels import attention, features, prep_calls
+from whatwhere.kernels import attention, features, prep_calls, short_launch
 from whatwhere.kernels.pairs import Pairs
 from whatwhere.kernels.prep_launch import Inputs, empty, tokens_first
 from whatwhere.maps import Map
@@ -144,6 +144,8 @@ def _fused(
         tuple(decay),
     )  # fmt: skip
     pairs = Pairs(causal, window, q_place, k_place, slopes)
+    if kernel == "short":  # features are made inside
+        return short_launch.mapped(q, k, v, inputs, k_positions, recipe, scale, pairs)
     q_out, k_out = _prepared(q, k, inputs, k_positions, recipe, kernel)
     return attention.forward(q_out, k_out, v, scale, pairs, kernel)
 
@@ -186,21 +188,29 @@ def _fused_backward(
         tuple(decay),
     )  # fmt: skip
     pairs = Pairs(causal, window, q_place, k_place, slopes)
-    q_out, k_out = _prepared(q, k, inputs, k_positions, recipe, kernel)
-    strict = not attention.fast(kernel, q.device, q_out.shape[-1], v.shape[-1])
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    dq, dk, dv = attention.backward(grad, q_out, k_out, v, out, lse, scale, pairs, kernel, strict)
-    del q_out, k_out  # the second most memory of the step, from here on unused
-    dq, dk, d_offset = _unprepared((dq, dk), q, k, inputs, k_positions, recipe, wants_offset)
+    if kernel == "short":
+        dq, dk, dv, d_offset = short_launch.mapped_backward(
+            grad, q, k, v, lse, inputs, k_positions, recipe, scale, pairs, wants_offset
+        )
+    else:
+        q_out, k_out = _prepared(q, k, inputs, k_positions, recipe, kernel)
+        strict = not attention.fast(kernel, q.device, q_out.shape[-1], v.shape[-1])
+        dq, dk, dv = attention.backward(
+            grad, q_out, k_out, v, out, lse, scale, pairs, kernel, strict
+        )
+        del q_out, k_out  # the second most memory of the step, from here on unused
+        dq, dk, d_offset = _unprepared((dq, dk), q, k, inputs, k_positions, recipe, wants_offset)
     return dq, dk, dv, q.new_empty(0, dtype=torch.float32) if d_offset is None else d_offset
 
 
 @_fused_backward.register_fake
 def _fused_backward_shapes(
     grad: Tensor, out: Tensor, lse: Tensor, wants_offset: bool, q: Tensor, k: Tensor, v: Tensor,
-    positions: Tensor, k_positions: Tensor | None, turns: Tensor, *_: Any,
+    positions: Tensor, k_positions: Tensor | None, turns: Tensor, early_turns: Tensor | None,
+    offset: Tensor | None, *_: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    count = (q.shape[1], turns.shape[0]) if wants_offset else (0,)
+    count = (0,) if offset is None or not wants_offset else offset.shape
     return (
         empty(q, q.shape[-1], tokens_first(q)),
         empty(k, k.shape[-1], tokens_first(k)),
