@@ -107,8 +107,7 @@ class Step:
         self.number.fill_(state["number"])
         for optimizer, each in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(each)
-            for group in optimizer.param_groups:  # loading puts a copy of the rate in its place
-                group["lr"], group["capturable"] = self.rate, self.device.type == "cuda"
+            self._steer(optimizer)
 
     def _optimizer(self, decoder: Decoder) -> torch.optim.AdamW:
         """AdamW over two groups: matrices of the decoder decay, norms and encodings do not."""
@@ -117,16 +116,21 @@ class Step:
         groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
         for parameter in decoder.parameters():
             groups[parameter.dim() >= 2 and id(parameter) not in own].append(parameter)
-        return torch.optim.AdamW(
+        made = torch.optim.AdamW(
             [
                 {"params": groups[True], "weight_decay": config.weight_decay},
                 {"params": groups[False], "weight_decay": 0.0},
             ],
-            lr=self.rate,
             betas=(config.beta1, config.beta2),
             fused=True,
-            capturable=self.device.type == "cuda",
         )
+        self._steer(made)
+        return made
+
+    def _steer(self, optimizer: torch.optim.AdamW) -> None:
+        """Make it read the rate from the device; loading a state puts a copy in its place."""
+        for group in optimizer.param_groups:
+            group["lr"], group["capturable"] = self.rate, self.device.type == "cuda"
 
     def _gradients(self) -> Float[Tensor, " s"]:
         """Backward of the whole batch, in `accumulate` pieces; the mean losses."""

@@ -1,0 +1,49 @@
+"""A step never asks the device for a number: else no CUDA graph could hold it."""
+
+from __future__ import annotations
+
+import pytest
+from fresh import run_python
+
+SCRIPT = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from whatwhere import tasks
+from whatwhere.study.config import Config
+from whatwhere.study.model import build_model
+from whatwhere.study.stacked import Stacked
+from whatwhere.study.step import Step
+
+# What a CPU alone looks at (NaN, positions past a table) is left out while compiling.
+torch.compiler.is_compiling = lambda: True
+torch.nn.Module.to = lambda self, *_: self
+data = {data}
+config = Config(task="indirect", width=32, layers=2, heads=2, dropout=0.1, batch_size=4,
+                accumulate=2, train_length=data.length)
+with FakeTensorMode(allow_non_fake_inputs=True):
+    models = [build_model(config, {encoding!r}, data.vocab_size, seed) for seed in (0, 1)]
+    step = Step(Stacked(models).train(), data, config, torch.arange(2))
+    for _ in range(2):
+        step()
+    {then}
+print(tuple(step.losses.shape))
+"""
+
+INDIRECT = "tasks.draw('indirect')"
+
+
+@pytest.mark.parametrize("encoding", ["pope", "learned"])
+def test_nothing_is_read(encoding: str) -> None:
+    script = SCRIPT.format(data=INDIRECT, encoding=encoding, then="pass")
+    assert run_python(script) == "(64, 2)\n"
+
+
+def test_streams_are_drawn_there_too() -> None:
+    stream = "torch.arange(900) % 50"
+    data = f"tasks.Windows(tasks.Task('t', 50, {stream}, {stream}, {stream}, 'x', 'd'), 16)"
+    assert run_python(SCRIPT.format(data=data, encoding="rope", then="pass")) == "(64, 2)\n"
+
+
+def test_reading_is_seen() -> None:
+    with pytest.raises(AssertionError, match="DataDependentOutput"):
+        run_python(SCRIPT.format(data=INDIRECT, encoding="rope", then="float(step.losses[0, 0])"))
