@@ -237,19 +237,21 @@ class Polar:
     query and key features is sum_c mu_q mu_k cos((j - i) θ_c + δ_c) when o = -δ on the query.
     δ is on the *query* here, the same score as on the key (pope.md §1.3, identity 4): only then
     can it be per query head while grouped-query keys are turned and cached once per KV head.
-    `offset` has shape (heads, r), radians. Source: arXiv 2509.10534, Eqs. 3-10 (whose printed
+    `offset` has shape (heads, r), radians; (s, heads, r) for s models side by side: each has an
+    equal part of the batch, one after the other. Source: arXiv 2509.10534, Eqs. 3-10 (whose printed
     exponent of θ_c has the wrong sign).
     """
 
     angles: Angles
     magnitude: Magnitude = "softplus"
-    offset: Float[Tensor, "h r"] | None = None
+    offset: Float[Tensor, "*s h r"] | None = None
     reindex: Reindex | None = None
 
     def __call__(
         self, x: Float[Tensor, "b h n d"], positions: Int[Tensor, "#b n"]
     ) -> Float[Tensor, "b h n f"]:
-        """Features of x. Raises ValueError if x has fewer channels than there are frequencies."""
+        """Features of x. Raises ValueError if x has fewer channels than there are frequencies, or a
+        batch that `offset`'s models can not share evenly."""
         dtype, count = _working(x), self.angles.count
         if x.shape[-1] < count:
             raise ValueError(f"x has {x.shape[-1]} channels, but {count} frequencies need as many")
@@ -259,13 +261,23 @@ class Polar:
         cosine, sine = phase.cos(), phase.sin()
         if self.offset is not None:
             # Angle addition: one sine a position and one a head, not one for every pair of them.
-            turn = self.offset.to(dtype)[:, None, :]
+            turn = self._offset_of(len(x)).to(dtype)[..., None, :]
             co, so = turn.cos(), turn.sin()
             cosine, sine = cosine * co - sine * so, sine * co + cosine * so
         parts = [(size * cosine).to(x.dtype), (size * sine).to(x.dtype)]
         if x.shape[-1] > count:
             parts.append(x[..., count:])
         return torch.cat(parts, dim=-1)
+
+    def _offset_of(self, batch: int) -> Tensor:
+        """(h, r) or, of every batch element, (b, h, r)."""
+        assert self.offset is not None
+        if self.offset.dim() == 2:
+            return self.offset
+        sets = len(self.offset)
+        if batch % sets:
+            raise ValueError(f"offset is of {sets} models, which can not share a batch of {batch}")
+        return self.offset.repeat_interleave(batch // sets, dim=0)
 
     def _size(self, x: Tensor) -> Tensor:
         return magnitude(x, self.magnitude)

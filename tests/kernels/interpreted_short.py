@@ -185,27 +185,34 @@ def test_every_length_of_tile(n: int) -> None:
         assert error(mine, theirs) < LIMIT[torch.float32]
 
 
-def test_sets_of_offsets_are_models_side_by_side() -> None:
-    """δ (sets, h, F): the batch is so many models' batches, one after the other."""
+@pytest.mark.parametrize("kernel", ["short", "tiled"])
+def test_models_side_by_side_are_each_alone(kernel: str) -> None:
+    """δ (s, h, F): the batch is so many models' batches, one after the other."""
     offset = torch.randn(2, HEADS, WIDTH, generator=generator(7)).requires_grad_()
-    at, leaves = torch.arange(LENGTH)[None], [draw(h) for h in (HEADS, 1, 1)]
+    key, leaves = Polar(angles(WIDTH)), [draw(h) for h in (HEADS, 1, 1)]
+    positions = torch.randint(0, 1000, (BATCH, LENGTH), generator=generator(6))
+    grad = torch.randn(BATCH, HEADS, LENGTH, WIDTH, generator=generator(8))
 
-    def run(delta: Tensor, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        query = Polar(angles(WIDTH))
-        position, *angling = features.described(query, at, None)
-        angling[2] = delta
-        return fused_op._fused(q, k, v, position, None, *angling, SCALE, True, FAR, None, None,
-                               None, "short")[0]  # fmt: skip
+    def run(delta: Tensor, *parts: slice) -> list[Tensor]:
+        q, k, v = (x[parts] for x in leaves)
+        query, at = replace(key, offset=delta), positions[parts]
+        out = fused_op.fused(query, key, q, k, v, at, None, SCALE, places("causal"), kernel)
+        return [out, *torch.autograd.grad(out, offset, grad[parts])]
 
-    out = run(offset, *leaves)
-    grad = torch.randn(out.shape, generator=generator(8))
-    (together,) = torch.autograd.grad(out, offset, grad)
+    out, together = run(offset)
     for each in range(2):
-        part = [x[each : each + 1] for x in leaves]
-        alone = run(offset[each], *part)
+        alone, single = run(offset[each], slice(each, each + 1))
         assert torch.equal(alone, out[each : each + 1])
-        (single,) = torch.autograd.grad(alone, offset, grad[each : each + 1])
         assert torch.equal(single[each], together[each])
+
+
+def test_features_of_models_side_by_side() -> None:
+    offset = torch.randn(2, HEADS, WIDTH, generator=generator(7))
+    query, at = Polar(angles(WIDTH), offset=offset), torch.arange(LENGTH)[None]
+    q, k = draw(HEADS), draw(1)
+    found = features.prepare(query, q, at, k)
+    for mine, true in zip(found, (query(q, at), Polar(angles(WIDTH))(k, at)), strict=True):
+        assert error(mine, true.double()) < LIMIT[torch.float32]
 
 
 def test_the_operators_keep_torch_s_contract() -> None:

@@ -51,6 +51,9 @@ def _why_not_maps(query: Any, key: Any) -> str | None:
         return "the decode kernel re-indexes no positions"
     if getattr(key, "offset", None) is not None:
         return "the decode kernel takes δ on the query only"
+    offset = getattr(query, "offset", None)
+    if offset is not None and offset.dim() == 3:
+        return "the decode kernel takes one model's δ, not those of models side by side"
     if getattr(query, "decay", None) is not None or getattr(key, "decay", None) is not None:
         return "the decode kernel has no decay (xPos)"
     if query.angles.start > 0:

@@ -17,7 +17,7 @@ from whatwhere.kernels import prep_calls
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, tokens_first
 from whatwhere.maps import Map, Polar, Rotate
 
-__all__ = ["alike", "described", "prepare", "seen", "shared"]
+__all__ = ["alike", "alone", "described", "part_of", "prepare", "seen", "shared"]
 
 
 def alike(query: Map, key: Map) -> bool:
@@ -69,6 +69,19 @@ def described(mapping: Map, positions: Tensor, temperature: Tensor | None) -> tu
     )
 
 
+def alone(mapping: Map) -> list[Map]:
+    """The maps of models that stand side by side in one, or the map itself."""
+    offset = getattr(mapping, "offset", None)
+    if offset is None or offset.dim() == 2:
+        return [mapping]
+    return [replace(mapping, offset=each) for each in offset.unbind(0)]  # type: ignore[type-var]
+
+
+def part_of(x: Tensor | None, index: int, sets: int) -> Tensor | None:
+    """The part of a batch that belongs to one of `sets` models; what all share stays whole."""
+    return x if x is None or len(x) == 1 else x.unflatten(0, (sets, -1))[index]
+
+
 def prepare(
     mapping: Map,
     q: Tensor,
@@ -84,6 +97,17 @@ def prepare(
     head after head (`by_heads`: whole blocks of rows for the copy engine).
     Dtypes: float32, bfloat16 or float16 in and out; products in float32, rounded once.
     """
+    each = alone(mapping)
+    if len(each) > 1:
+        q_outs = []
+        for index, single in enumerate(each):
+            own = [part_of(x, index, len(each)) for x in (q, positions, temperature)]
+            q_outs.append(prepare(single, own[0], own[1], None, own[2], by_heads)[0])  # type: ignore[arg-type]
+        without = replace(mapping, offset=None)  # type: ignore[type-var]
+        k_out = (
+            q.new_empty(0) if k is None else prepare(without, k, positions, None, None, by_heads)[0]
+        )
+        return torch.cat(q_outs), k_out
     return _prep(q, k, *described(mapping, positions, temperature), by_heads)
 
 

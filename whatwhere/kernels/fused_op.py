@@ -13,6 +13,7 @@ the raw q and k alive, and rotated ones would come on top. Raw never keeps more.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Optional
 
 import torch
@@ -59,8 +60,14 @@ def fused(
     b, m) int64 (k_positions None: as the queries', one launch for both), temperature (1 or b, n)
     -> (b, h, n, dv), stored (b, n, h, dv). Gradients: q, k, v and δ, stored as q, k and v are.
     `kernel` is one of `attention.KERNELS`, `pairs` what it looks at. Under autocast vectors are
-    cast first. Raises ValueError with the reason if `why_not` has one.
+    cast first. With δ (s, h, F), of s models side by side, "short" runs once and the others once a
+    model. Raises ValueError with the reason if `why_not` has one.
     """
+    each = features.alone(query)
+    if len(each) > 1 and kernel != "short":
+        return _one_by_one(
+            each, key, (q, k, v, q_positions, k_positions, temperature), scale, pairs, kernel
+        )
     reason = why_not(query, key, temperature)
     if reason is not None:
         raise ValueError(f"query and key maps can not be fused: {reason}")
@@ -75,6 +82,21 @@ def fused(
         q, k, v, positions, at, *angles, scale, pairs.causal, pairs.window, pairs.q_place,
         pairs.k_place, pairs.slopes, kernel,
     )[0]  # fmt: skip
+
+
+def _one_by_one(
+    each: list[Map], key: Map, tensors: tuple[Tensor | None, ...], scale: float, pairs: Pairs,
+    kernel: str,
+) -> Tensor:  # fmt: skip
+    """`fused` of every model on its part of the batch."""
+    outs = []
+    for index, query in enumerate(each):
+        q, k, v, at, k_at, temperature = (features.part_of(x, index, len(each)) for x in tensors)
+        places = [features.part_of(x, index, len(each)) for x in (pairs.q_place, pairs.k_place)]
+        own = replace(pairs, q_place=places[0], k_place=places[1])
+        assert q is not None and k is not None and v is not None and at is not None  # noqa: PT018
+        outs.append(fused(query, key, q, k, v, at, k_at, scale, own, kernel, temperature))
+    return torch.cat([out.transpose(1, 2) for out in outs]).transpose(1, 2)
 
 
 def _prepared(

@@ -88,9 +88,9 @@ def _summed(partial: Tensor, inputs: Inputs | None) -> Tensor:
     """δ's gradient from that of every batch element, in a fixed order, in δ's shape."""
     assert inputs is not None
     assert inputs.offset is not None
-    shape = inputs.offset.shape
-    sets = shape[0] if len(shape) == 3 else 1
-    return partial.unflatten(0, (sets, -1)).sum(1).reshape(shape)
+    if inputs.offset.dim() == 2:
+        return partial.sum(0)
+    return partial.unflatten(0, (len(inputs.offset), -1)).sum(1)
 
 
 def _sizes(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, Sizes, Sizes]:
@@ -120,12 +120,14 @@ def _arguments(
     )
     offset = None if inputs.offset is None else inputs.offset.contiguous()
     gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
-    apart = offset is not None and offset.dim() == 3 and len(offset) > 1
+    sets = len(offset) if offset is not None and offset.dim() == 3 else 1
+    if q.shape[0] % sets:
+        raise ValueError(f"offset is of {sets} models, which can not share a batch of {len(q)}")
     return (
         positions, k_positions, inputs.turns, inputs.early_turns, offset, temperature, *places,
         *(_step(x) for x in (positions, k_positions, temperature)), *steps,
         inputs.start, inputs.direction, int(centre), *numbers,
-        q.shape[0] // len(offset) if apart else None,  # type: ignore[arg-type]
+        q.shape[0] // sets if sets > 1 else None,
         None if inputs.amplitude == 1.0 else inputs.amplitude,
         (gamma, rate) if inputs.decay else None, scale,
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Block sizes of the kernels for short sequences: stored by kind of GPU, dtype, length and width.
 
-Every entry compiles for its GPU without spills (tests/kernels/test_short_offline.py); registers and
-shared memory decide, as no entry was timed yet.
+Every entry compiles for its GPU, nearly without spills (tests/kernels/test_short_offline.py).
+Registers and shared memory decide: no entry was timed yet.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ WIDEST = (256, 128)
 
 @dataclass(frozen=True)
 class Sizes:
-    """Warps of a program, frequencies that are computed at a time, a cap on a thread's registers;
-    backward first where it differs from forward."""
+    """Warps of a program, frequencies computed at a time, a cap on the registers of a thread."""
 
     warps: int
     width: int = 64
@@ -43,7 +42,19 @@ TABLE: dict[tuple[str, int], dict[tuple[int, int], tuple[Sizes, Sizes]]] = {
         (64, 128): (Sizes(4, 32), Sizes(8, 32)),
         (64, 256): (Sizes(4, 64), Sizes(8, 64)),
     },
+    ("ampere", 2): {
+        (16, 64): (Sizes(1, 32), Sizes(2, 32)),
+        (32, 64): (Sizes(2, 32), Sizes(2, 32)),
+        (64, 64): (Sizes(4, 32), Sizes(4, 32)),
+        (64, 128): (Sizes(8, 32), Sizes(8, 32)),
+    },
 }
+# Float32 with all its digits has no tensor cores, and a thread holds the rows that it multiplies.
+for _kind in ("hopper", "ampere"):
+    TABLE[_kind, 4] = {
+        (16, 64): (Sizes(4, 32), Sizes(4, 32)),
+        (32, 64): (Sizes(4, 32), Sizes(8, 16)),
+    }
 
 
 def sizes_for(kind: str, itemsize: int, tokens: int, width: int) -> tuple[int, Sizes, Sizes] | None:
