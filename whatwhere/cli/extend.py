@@ -173,11 +173,19 @@ def _show(rows: list[dict[str, Any]], plan: Plan, limits: Any, out: Path) -> Any
     from whatwhere.cli.console import console
     from whatwhere.cli.sources import bibtex_of
     from whatwhere.extend.advice import advise
-    from whatwhere.report.extension import extension, extension_page
+    from whatwhere.report.extension import extension
+    from whatwhere.report.extension_modes import agreement, modes
+    from whatwhere.report.extension_page import extension_page
     from whatwhere.report.extension_plot import extension_figures
 
     screen = console()
     extension(rows).render(screen)
+    otherwise, stock = modes(rows), agreement(rows)
+    if otherwise is not None:
+        screen.print()
+        otherwise.render(screen)
+    if stock is not None:
+        screen.print(f"\n{stock.sentence()}", markup=False)
     advice = advise(rows, plan.longest, limits)
     screen.print()
     for sentence in advice.sentences:
