@@ -140,6 +140,18 @@ def test_temperature_and_channels_that_do_not_turn(name: str, kv_heads: int) -> 
             kv_heads=kv_heads)  # fmt: skip
 
 
+def test_channels_that_only_fill_the_tile_add_nothing() -> None:
+    """24 frequencies in a tile of 32: the others' softplus(0) would move every log-sum-exp."""
+    query, at, leaves = MAPS["polar"], torch.arange(LENGTH)[None], [draw(h) for h in (2, 1, 1)]
+    position, *angling = features.described(query, at, None)
+    _, lse = fused_op._fused(*leaves, position, None, *angling, SCALE, True, FAR, None, None, None,
+                             "short")  # fmt: skip
+    definition.SCALE = SCALE
+    q, k, v = (x.double() for x in leaves)
+    _, true = dense(query(q, at), of_keys(query)(k, at), v, Pairs())
+    assert (lse - true).abs().max() < 1e-5
+
+
 def test_keys_at_positions_of_their_own() -> None:
     at = torch.randint(0, 1_000_000, (1, LENGTH), generator=generator(2))
     compare(MAPS["polar, partial"], of_keys(MAPS["polar, partial"]), places("causal"), at)

@@ -25,7 +25,7 @@ from whatwhere.kernels.prep import _temper
 from whatwhere.kernels.prep_access import opened
 from whatwhere.kernels.tiled import matrix, place, product, rows, start_of
 
-__all__ = ["backward", "forward", "plain", "plain_back"]
+__all__ = ["backward", "forward", "plain", "plain_back", "total"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
@@ -400,3 +400,21 @@ def backward(q, k, v, grad, lse, dq, dk, dv, partial, positions, k_positions, tu
                      PAIRED, INTERLEAVED, BLOCK, WIDTH)  # fmt: skip
         if REST > 0:
             _put(dk, batch, own, m, SKIP, REST, sums[-1], BLOCK, BLOCK_R)
+
+
+@triton.jit(do_not_specialize=["count", "width"])
+def total(partial, out, count, width, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    """out[s] = Σ of the `count` rows of part s of partial, (sets · count, width) -> (sets, width).
+
+    In an order that no other set changes: a model's gradient is the same alone and side by side.
+    """
+    blocks = tl.cdiv(width, BLOCK)
+    which, column = tl.program_id(0) // blocks, tl.program_id(0) % blocks * BLOCK
+    column += tl.arange(0, BLOCK)
+    exists = (column < width)[None, :]
+    sums = tl.zeros([BLOCK], tl.float32)
+    for first in range(0, count, ROWS):
+        row = first + tl.arange(0, ROWS)
+        at = partial + (which * count + row).to(tl.int64)[:, None] * width + column[None, :]
+        sums += tl.sum(tl.load(at, (row < count)[:, None] & exists, other=0.0), axis=0)
+    tl.store(out + which.to(tl.int64) * width + column, sums, column < width)

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import torch
+import triton
 from torch import Tensor
 
 from whatwhere.kernels import pairs as looks
@@ -19,6 +20,7 @@ from whatwhere.kernels.tiled_sizes import of_device, padded
 __all__ = ["PLAIN", "backward", "forward", "mapped", "mapped_backward"]
 
 _NOWHERE = contextlib.nullcontext()
+_CONTIGUOUS = torch.contiguous_format
 #: Features that were made elsewhere: the map that changes nothing, in two halves.
 PLAIN = Recipe(short.plain, short.plain_back, short.plain_back, paired=True)
 
@@ -88,9 +90,13 @@ def _summed(partial: Tensor, inputs: Inputs | None) -> Tensor:
     """δ's gradient from that of every batch element, in a fixed order, in δ's shape."""
     assert inputs is not None
     assert inputs.offset is not None
-    if inputs.offset.dim() == 2:
-        return partial.sum(0)
-    return partial.unflatten(0, (len(inputs.offset), -1)).sum(1)
+    out = torch.empty_like(inputs.offset, dtype=torch.float32, memory_format=_CONTIGUOUS)
+    sets, width = len(out) if out.dim() == 3 else 1, partial[0].numel()
+    with _on_device(partial):
+        short.total[(sets * triton.cdiv(width, 64),)](
+            partial, out, len(partial) // sets, width, ROWS=64, BLOCK=64, num_warps=4
+        )
+    return out
 
 
 def _sizes(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, Sizes, Sizes]:
