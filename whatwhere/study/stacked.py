@@ -1,9 +1,9 @@
 """Several decoders of one architecture as one module: a small model alone leaves a GPU idle.
 
 Weights of S decoders lie in one tensor of shape (S, …), every linear layer is one batched product,
-and attention, which has heads enough, runs once for all seeds or, where an encoding learns (PoPE's
-δ), once a seed. Each decoder keeps its parameters, now views of the stacked ones: what trains here
-is read there, and a seed's gradient is its own to the last bit of its loss.
+and attention runs once for all seeds or, where an encoding learns what can not be joined (T5's
+biases; PoPE's δ can), once a seed. Each decoder keeps its parameters, now views of the stacked
+ones: what trains here is read there, and a seed's gradient is its own to the last bit of its loss.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whatwhere.attention import Where, attend
+from whatwhere.attention.side_by_side import side_by_side
 from whatwhere.encodings import Encoding
 from whatwhere.nn import Decoder
 from whatwhere.nn import decoder as parts
@@ -25,7 +26,7 @@ from whatwhere.rule import ScoreRule
 __all__ = ["Stacked"]
 
 Rules = list[list[ScoreRule]]
-"""By seed, then by layer; one seed's where all seeds share them."""
+"""By layer, then by seed; one for all seeds where they share it or can be joined."""
 
 
 class _Shared(nn.Module):
@@ -198,7 +199,7 @@ class Stacked(nn.Module):
         count = len(self.blocks)
         for layer, block in enumerate(self.blocks):
             keep = n if last is None or layer + 1 < count else min(last, n)
-            x = block(x, [each[layer % len(each)] for each in rules], where, keep)
+            x = block(x, rules[layer], where, keep)
         x = self.norm(x).flatten(1, 2)
         logits = self.head(x) if self.head else torch.bmm(x, self.embedding.weight.transpose(1, 2))
         return logits.unflatten(1, (tokens.shape[1], -1))
@@ -224,7 +225,13 @@ class Stacked(nn.Module):
 
     def _rules(self, horizon: int) -> Rules:
         asked = self._decoders[:1] if self._alike else self._decoders
-        return [[e.rule(horizon, training=self.training) for e in one.active] for one in asked]
+        seeds = [[e.rule(horizon, training=self.training) for e in one.active] for one in asked]
+        found: Rules = []
+        for layer in range(len(self.blocks)):
+            rules = [each[layer % len(each)] for each in seeds]
+            joined = side_by_side(rules)
+            found.append(rules if joined is None else [joined])
+        return found
 
     def _embed(self, tokens: Tensor, place: Tensor) -> Tensor:
         x = self.embedding(tokens)
