@@ -8,10 +8,10 @@ the fault (no other error: a crash is no verdict), and pass again.
 from __future__ import annotations
 
 import pytest
-from planted import attending, biases, polar, regions, rotations
+from planted import attending, biases, extending, polar, regions, rotations
 from planted.registry import FAULTS
 
-KINDS = (attending, biases, polar, regions, rotations)
+KINDS = (attending, biases, extending, polar, regions, rotations)
 
 
 @pytest.mark.parametrize("name", FAULTS)
