@@ -1,4 +1,4 @@
-"""PoPE, tables 4 and 5: language models. See README.md.
+"""PoPE, tables 4, 5 and 6: language models. See README.md.
 
 python studies/pope_table_4_5/study.py --dry-run
 """
@@ -24,10 +24,18 @@ ABLATIONS = {
 VALID = Evaluation(split="valid", limit=4_000_000)
 
 
+# Where --data zero_shot=FOLDER (or hub:) is given.
+TASKS = ("lambada_openai", "blimp", "cbt", "hellaswag", "piqa", "arc_easy")
+ZERO_SHOT = Evaluation("zero_shot", tasks=TASKS)
+
+
 def cells(encodings: dict[str, str], size: str, data: str, suffix: str, steps: int) -> list[Cell]:
     """One cell an encoding, three seeds one after the other."""
     config = language(size, seeds=SEEDS, steps=steps)
-    return [Cell(f"{k}_{suffix}", v, config, data, (VALID,)) for k, v in encodings.items()]
+    return [
+        Cell(f"{k}_{suffix}", v, config, data, (VALID, ZERO_SHOT) if k in ENCODINGS else (VALID,))
+        for k, v in encodings.items()
+    ]
 
 
 STUDY = Study(HERE.name, HERE, tuple(

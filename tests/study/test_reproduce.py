@@ -264,3 +264,28 @@ def test_studies_that_can_not_be_meant(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'jsb'"):
         named_files(["jbs=a.json"])
     assert named_files(["jsb=a=b.json"]) == {"jsb": "a=b.json"}
+
+
+def test_zero_shot_where_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without --data zero_shot= there are no such rows; a task without its files says so."""
+    from whatwhere.hf import tokenizer
+    from whatwhere.study import zero_shot
+
+    def made(model: Any, _: Any, tasks: list[str], limit: Any, data: Any, **options: Any) -> list:
+        assert (limit, data) == (3, str(tmp_path))
+        if tasks == ["cbt"]:
+            raise FileNotFoundError("no file of cbt")
+        return [zero_shot.Score("piqa", metric, 0.5, 3, None)
+                for metric in ("accuracy_norm", "accuracy")]  # fmt: skip
+
+    monkeypatch.setattr(zero_shot, "zero_shot", made)
+    monkeypatch.setattr(tokenizer, "wrapped", lambda *_: None)
+    monkeypatch.setattr("whatwhere.tasks.books.gpt2", lambda: None)
+    study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
+    each = Evaluation("zero_shot", tasks=("piqa", "cbt"), limit=3)
+    study = replace(study, cells=(replace(study.cells[0], evaluations=(made_study.BOTH, each)),))
+    assert len(run(study, tmp_path)) == 2
+    rows = run(study, tmp_path, {"zero_shot": str(tmp_path)})[2:]
+    assert [(r["task"], r["metric"], r.get("value"), r.get("error")) for r in rows] == [
+        ("piqa", "accuracy", 0.5, None), ("cbt", "accuracy", None, "no file of cbt"),
+    ]  # fmt: skip

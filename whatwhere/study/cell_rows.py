@@ -49,13 +49,14 @@ def row_of(
         "train_length": config.train_length,
         "eval_length": w.eval_length,
         "mode": MODE,
-        "task": source.task,
+        "task": w.task or source.task,
         "data": w.data,
         "split": w.split,
         "unit": _unit(cell, each, library),
         "metric": w.metric,
         "seed": found.seed,
         "steps": config.steps,
+        "train_tokens": cell.tokens,
         "commit": rows.commit(),
         "versions": rows.versions(),
         "device": rows.device_name(config.device),
@@ -98,6 +99,8 @@ def _plain(value: Any) -> Any:
 
 def _unit(cell: Cell, each: Evaluation, library: Library) -> str:
     name = each.data or cell.data
+    if each.kind == "zero_shot":
+        return "item"
     if each.data is None or each.kind == "scores":
         return library.drawn(name, cell.config.train_length, {**cell.drawn, **each.drawn}).unit
     return library.task(name).unit

@@ -26,6 +26,7 @@ KINDS = {
     "scores": "every example of a split, as it was trained: nll, and accuracy of whole answers",
     "lengths": "nll of a text at several lengths, one pass each, and by position in the longest",
     "speed": "tokens per second of training, evaluation and decoding, and memory",
+    "zero_shot": "accuracy on tasks of lm-evaluation-harness, where --data zero_shot= is given",
 }
 
 _ELSEWHERE = ("task", "data", "encodings", "seeds", "device", "eval_lengths", "eval_tokens")
@@ -38,7 +39,9 @@ class Evaluation:
 
     kind: a name of `KINDS`. metrics: of kind "scores", which of nll and accuracy become rows.
     data: another data set than the training's; drawn: options of a drawn task that differ from it.
-    lengths, limit: of kind "lengths", in tokens; `limit` bounds the targets of each text.
+    lengths, limit: of kind "lengths", in tokens; `limit` bounds the targets of each text (of kind
+    "scores" the tokens that are read, of "zero_shot" the items of a part).
+    tasks: of kind "zero_shot", names of `whatwhere.study.zero_shot`.
     encoding: the expression that evaluates, if not the trained one; it begins with the trained one.
     shown: what rows say as their encoding, where that differs (published tables name it so).
     probe: not empty for what the paper does not report: no claim is judged by such a row, unless
@@ -54,6 +57,7 @@ class Evaluation:
     drawn: Mapping[str, Any] = field(default_factory=dict[str, Any])
     lengths: tuple[int, ...] = ()
     limit: int | None = None
+    tasks: tuple[str, ...] = ()
     encoding: str | None = None
     shown: str | None = None
     probe: str = ""
@@ -69,6 +73,8 @@ class Evaluation:
             raise UnknownName(did_you_mean("split", self.split, ("valid", "test")))
         if (self.kind == "lengths") != bool(self.lengths):
             raise ValueError(f"lengths is {self.lengths} in an evaluation of kind {self.kind!r}")
+        if (self.kind == "zero_shot") != bool(self.tasks):
+            raise ValueError(f"tasks is {self.tasks} in an evaluation of kind {self.kind!r}")
         for length in self.lengths:
             whole_number("lengths", length)
         if list(self.lengths) != sorted(set(self.lengths)):

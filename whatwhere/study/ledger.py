@@ -122,10 +122,11 @@ class Ledger:
 def key_of(row: Mapping[str, Any]) -> Key:
     """What tells the rows of a study apart."""
     names = ("encoding", "metric", "eval_length", "split", "data", "probe", "positions")
-    return (row["run"], row["seed"], *(row.get(name, "") for name in names))
+    benchmark = row["task"] if row.get("data") == "zero_shot" else ""
+    return (row["run"], row["seed"], *(row.get(name, "") for name in names), benchmark)
 
 
 def key(run: str, seed: int, row: Wanted) -> Key:
     """The key of a row that is wanted."""
     place = (row.encoding, row.metric, row.eval_length, row.split, row.data)
-    return (run, seed, *place, row.probe, row.positions)
+    return (run, seed, *place, row.probe, row.positions, row.task)

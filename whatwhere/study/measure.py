@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from whatwhere.study.held_out import scores
 from whatwhere.study.runner import described
 from whatwhere.study.speed import speeds
 from whatwhere.study.training import Training
-from whatwhere.tasks import by_length
+from whatwhere.tasks import books, by_length
 
 __all__ = ["Found", "Wanted", "measure", "sentence", "wanted"]
 
@@ -32,7 +32,10 @@ Needed = Callable[[int, "Wanted"], bool]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What tells one row of a cell and seed apart from the others."""
+    """What tells one row of a cell and seed apart from the others.
+
+    task: of a benchmark; else the task is that of `data`.
+    """
 
     encoding: str
     metric: str
@@ -41,6 +44,7 @@ class Wanted:
     data: str
     probe: str
     positions: str = ""
+    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ def wanted(cell: Cell, each: Evaluation, library: Library) -> list[Wanted]:
         return [one(metric, length) for metric in each.metrics]
     if each.kind == "speed":
         return [one(metric, length) for metric in speed_metrics(cell)]
+    if each.kind == "zero_shot":
+        there = each.tasks if "zero_shot" in library.files else ()
+        plain = Wanted(shown, "accuracy", length, "test", "zero_shot", each.probe)
+        return [replace(plain, task=task) for task in there]
     places = [one("nll", each.lengths[-1], text) for text in _parts(each.lengths)]
     return [*(one("nll", at) for at in each.lengths), *(places if len(places) > 1 else [])]
 
@@ -105,9 +113,10 @@ def measure(
         elif each.kind == "scores":
             yield from _scores(cell, each, training, decoders, library, expected)
         else:
+            one = _lengths if each.kind == "lengths" else _zero_shot
             for seed, decoder in zip(training.seeds, decoders, strict=True):
                 rows = [row for row in expected if needed(seed, row)]
-                yield from _lengths(cell, each, seed, decoder, library, rows, stop)
+                yield from one(cell, each, seed, decoder, library, rows, stop)
     finally:
         for decoder in decoders:
             decoder.use(cell.encoding)
@@ -210,6 +219,41 @@ def _speed(
         for row in expected:
             value, n = found[row.metric]
             yield Found(seed, row, value, n)
+
+
+def _zero_shot(
+    cell: Cell,
+    each: Evaluation,
+    seed: int,
+    decoder: Decoder,
+    library: Library,
+    rows: Sequence[Wanted],
+    stop: Stop,
+) -> Iterator[Found]:
+    """One benchmark after the other; one whose files are missing is a row that says so."""
+    from whatwhere.hf.tokenizer import wrapped
+    from whatwhere.study import zero_shot as harness
+
+    def observe(_: object) -> None:
+        if stop():
+            raise KeyboardInterrupt
+
+    file = library.files["zero_shot"]
+    folder = None if file.startswith("hub:") else file
+    _use(decoder, cell, each, cell.config.train_length)
+    more = {"described": described(decoder)}
+    tokenizer = wrapped(books.gpt2(), books.END)
+    for row in rows:
+        try:
+            with _half(decoder.device, cell.config.precision):
+                scores_ = harness.zero_shot(
+                    decoder, tokenizer, [row.task], each.limit, folder, observe=observe
+                )
+        except (OSError, ImportError, ValueError, RuntimeError) as error:
+            yield Found(seed, row, None, error=sentence(error))
+            continue
+        found = next(score for score in scores_ if score.metric == row.metric)
+        yield Found(seed, row, found.value, found.n, columns=more)
 
 
 def _use(decoder: Decoder, cell: Cell, each: Evaluation, length: int) -> None:

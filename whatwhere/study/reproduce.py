@@ -154,6 +154,7 @@ class _Run:
         del training
         gc.collect()
         if cuda:
+            torch.compiler.reset()  # else the ninth model of a process is no longer compiled
             torch.cuda.empty_cache()
 
     def _trained(self, cell: Cell, group: Sequence[int]) -> Training:
