@@ -183,7 +183,7 @@ def test_a_cache_forgets_repeats_and_selects() -> None:
     cache.crop(-4)
     cache.batch_repeat_interleave(2)
     assert (cache.get_seq_length(), cache.batch_size) == (7, 4)
-    cache.batch_select_indices(torch.tensor([3, 0]))
+    cache.batch_select_indices(torch.tensor([2, 0]))  # of rows 0, 0, 1, 1
     rows = tokens()[[1, 0]]
     logits = model(rows[:, 7:], past_key_values=cache).logits
     torch.testing.assert_close(logits, model(rows).logits[:, 7:], rtol=0, atol=1e-5)
