@@ -116,4 +116,4 @@ def test_every_stored_size(gpu: str, name: str, tokens: int, width: int, recipe:
 @pytest.mark.parametrize("kind", ["bf16", "fp16"])
 def test_every_option_at_once(name: str, kind: str) -> None:
     built = compiled("hopper", name, 64, 64, "softplus", kind, everything=True)
-    assert built.spill_bytes <= 64
+    assert built.spill_bytes <= 96  # three programs at once stay worth two dozen numbers

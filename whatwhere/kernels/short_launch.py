@@ -145,7 +145,7 @@ def _options(
 ) -> dict[str, Any]:  # fmt: skip
     """The compile-time arguments of both kernels."""
     frequencies = q.shape[-1] // 2 if inputs is None else len(inputs.turns)
-    rest = q.shape[-1] - how.channels(frequencies)
+    rest, group = q.shape[-1] - how.channels(frequencies), q.shape[1] // k.shape[1]
     return {
         "MAP": how.map,
         "PAIRED": how.paired,
@@ -157,13 +157,14 @@ def _options(
         "WIDTH": min(padded(frequencies), sizes.width),
         "BLOCK_R": padded(max(rest, 1)),
         "BLOCK_DV": padded(v.shape[-1]),
-        "GROUP": q.shape[1] // k.shape[1],
+        "GROUP": group,
         "SEEN": looks.seen,
         **pairs.options,
         "BIAS": looks.BIASES[pairs.options["BIAS"]],
         "num_warps": sizes.warps,
         "num_stages": 1,
-        "maxnreg": sizes.registers,
+        # Sums that a loop over query heads carries want more than the cap was chosen for.
+        "maxnreg": sizes.registers if group == 1 else None,
     }
 
 
