@@ -16,7 +16,7 @@ from torch import Tensor
 from whatwhere.nn import Decoder
 from whatwhere.study.cells import Cell, Evaluation
 from whatwhere.study.data import Library
-from whatwhere.study.evaluate import batch_of
+from whatwhere.study.evaluate import batch_of, dense
 from whatwhere.study.held_out import scores
 from whatwhere.study.runner import described
 from whatwhere.study.speed import speeds
@@ -182,7 +182,7 @@ def by_place(model: Decoder, inputs: Tensor, targets: Tensor, config: Any, stop:
     """
     length = inputs.shape[1]
     size = batch_of(model, length)
-    if model.device.type == "cuda":
+    if model.device.type == "cuda" and not dense(model, length):
         size = max(size, 32768 // length)
     total = torch.zeros(length, dtype=torch.float64, device=model.device)
     for first in range(0, len(inputs), size):
