@@ -101,13 +101,18 @@ def test_searches_stand_beside_the_closed_forms() -> None:
     def of(method: str, windows: list[float], **changes: Any) -> dict[str, Any]:
         value = math.fsum(windows) / len(windows)
         return row(method, 2048, math.exp(value), study="search", role="held_out",
-                   windows=windows, evaluations=90, **changes)  # fmt: skip
+                   windows=windows, evaluations=90, optimizer="smooth") | changes  # fmt: skip
 
     rows = [of("ntk", [3.0, 3.4]), of("yarn", [2.0, 2.4]), of("longrope:smooth", [1.9, 2.2])]
-    text = searches(rows)
-    assert "| yarn | – | 9.03 |" in text
-    # differences -0.1 and -0.2: mean -0.15, standard error 0.0707 / sqrt(2) = 0.05
-    assert "(-0.1500 ± 0.0500)" in text
-    assert "**7.77**" in text
+    other = {"optimizer": "paper"}  # closed forms are measured again beside each search
+    rows += [of("yarn", [2.0, 2.4], **other), of("longrope:paper", [2.1, 2.2], **other)]
+    lines = searches(rows).splitlines()[2:]
+    # differences 0.1 and 0.2: mean 0.15, standard error 0.0707 / sqrt(2) = 0.05
+    assert lines == [
+        "| 4× (2048) | ntk | – | 24.53 | – | – |",
+        "| 4× (2048) | yarn | – | 9.03 | – | – |",
+        "| 4× (2048) | longrope:paper | 90 | 8.58 | +0.0500 ± 0.1500 | – |",
+        "| 4× (2048) | longrope:smooth | 90 | **7.77** | +0.1500 ± 0.0500 | +1.1500 ± 0.0500 |",
+    ]
     with pytest.raises(ValueError, match="no measurement"):
         searches(ROWS)

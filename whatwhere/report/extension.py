@@ -76,7 +76,7 @@ class Extension:
         from rich.text import Text
 
         shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-        shown.add_column("method\n", no_wrap=True)
+        shown.add_column("method\n", overflow="fold")
         for first, second in self.head():
             shown.add_column(f"{first}\n{second}", justify="right", no_wrap=True)
         for line in self.lines:

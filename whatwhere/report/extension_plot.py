@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from whatwhere.report.extension import Extension, extension
+from whatwhere.report.extension import Extension, Line, extension
 from whatwhere.report.plot import apart
 from whatwhere.report.style import RC
 
@@ -38,6 +39,9 @@ _FREE = ("#D55E00", "#0072B2", "#AA4499", "#661100", "#5f5f5f", "#88CCEE")
 _MOST = 4.0
 """The scale ends at this multiple of the best perplexity of the longest target."""
 
+_CROWD = 9
+"""More lines than these get two panels."""
+
 
 def extension_figures(rows: Iterable[Row], folder: str | PathLike[str]) -> list[Path]:
     """Draw folder/figure.png and .svg, and keys.png and .svg where pass keys were measured."""
@@ -51,11 +55,21 @@ def extension_figures(rows: Iterable[Row], folder: str | PathLike[str]) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
     with mpl.rc_context(RC):
-        canvas, axes = plt.subplots(figsize=(6.6, 0.9 + 0.3 * max(12, len(found.lines))))
-        _lengths(axes, found)
+        groups = _groups(found.lines)
+        most = max(12, *(len(lines) for lines in groups.values()))
+        canvas, grid = plt.subplots(
+            1, len(groups), figsize=(6.0 * len(groups), 1.0 + 0.29 * most), squeeze=False,
+            gridspec_kw={"wspace": 0.62},
+        )  # fmt: skip
+        for axes, (title, lines) in zip(grid.flat, groups.items(), strict=True):
+            _lengths(axes, found, lines)
+            axes.set_title(title or _title(found), fontweight="normal" if title else "bold")
+        grid[0, 0].set_ylabel("perplexity")
+        if len(groups) > 1:
+            _headline(canvas, _title(found), grid[0, 0])
         paths += _saved(canvas, folder / "figure")
         plt.close(canvas)
-        maps = _maps(rows, found)
+        maps, counts = _maps(rows, found)
         if maps:
             columns = min(6, len(maps))
             lines = math.ceil(len(maps) / columns)
@@ -64,15 +78,47 @@ def extension_figures(rows: Iterable[Row], folder: str | PathLike[str]) -> list[
                 sharex=True, sharey=True, gridspec_kw={"hspace": 0.42, "wspace": 0.12},
             )  # fmt: skip
             _draw_maps(grid, maps)
+            _headline(canvas, f"Pass keys found, in per cent of {counts}: depth of the key (down), "
+                      "length of the text (right)", grid[0, 0])  # fmt: skip
             paths += _saved(canvas, folder / "keys")
             plt.close(canvas)
     return paths
 
 
+def _title(found: Extension) -> str:
+    return f"{found.model}: trained at {found.train_length} tokens, read further"
+
+
+def _headline(canvas: Any, text: str, first: Axes) -> None:
+    """A title over all axes, a line above the first one's own."""
+    box = first.get_position()
+    canvas.text(
+        box.x0, box.y1 + 0.36 / canvas.get_figheight(), text, ha="left", va="bottom",
+        fontsize=10, fontweight="bold",
+    )  # fmt: skip
+
+
+def _groups(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """Panels by what a method costs: many lines in one can not be told apart."""
+    one = [line for line in lines if line.products == 1]
+    more = [line for line in lines if line.products > 1]
+    if len(lines) <= _CROWD or not one or not more:
+        return {"": list(lines)}
+    return {
+        "one product of queries and keys a pair": one,
+        "two or three products: pairs split by distance": more,
+    }
+
+
 def colours(methods: Sequence[str]) -> dict[str, str]:
     """A colour for every method: its own, that of its first part, or a free one."""
     free = iter(_FREE * len(methods))
-    return {m: _COLOURS.get(m) or _COLOURS.get(m.split("+")[0]) or next(free) for m in methods}
+    first = {m: re.split(r"[+:@]", m)[0] for m in methods}
+    taken: dict[str, str] = {}
+    for method in methods:  # a search's results have a colour each
+        own = None if "@" in method else _COLOURS.get(method) or _COLOURS.get(first[method])
+        taken[method] = own or next(free)
+    return taken
 
 
 def _saved(canvas: Any, stem: Path) -> list[Path]:
@@ -86,16 +132,16 @@ def _saved(canvas: Any, stem: Path) -> list[Path]:
     return paths
 
 
-def _lengths(axes: Axes, found: Extension) -> None:
-    names = [line.method for line in found.lines]
-    palette = colours(names)
+def _lengths(axes: Axes, found: Extension, lines: Sequence[Line]) -> None:
+    palette = colours([line.method for line in found.lines])
     lengths = [found.train_length, *found.targets]
     ends: list[tuple[float, str, float]] = []
-    best = found.best(len(found.targets) - 1) or 1.0
-    values = [v for line in found.lines for v in (line.short, *line.perplexity) if v is not None]
-    low, high = min(values) * 0.94, _MOST * best
+    values = [v for line in lines for v in (line.short, *line.perplexity) if v is not None]
+    last = [v for line in lines if (v := line.perplexity[-1]) is not None]
+    low = min(values) * 0.97
+    high = min(max(values) * 1.03, _MOST * min(last, default=max(values)))
     plain = next((line.short for line in found.lines if line.method == "none"), None)
-    for line in found.lines:
+    for line in lines:
         # Every curve starts from the untouched model: a method is made for each target anew.
         points = [plain or line.short, *line.perplexity]
         drawn = [(x, y) for x, y in zip(lengths, points, strict=True) if y is not None]
@@ -115,13 +161,14 @@ def _lengths(axes: Axes, found: Extension) -> None:
     axes.set_xticks([], minor=True)
     _ticks(axes, low, high)
     axes.set_xlabel("length of the text: multiples of the trained length, and tokens")
-    axes.set_ylabel("perplexity")
-    axes.set_title(f"{found.model}: trained at {found.train_length} tokens, read further")
     _name(axes, sorted(ends), palette, low, high)
 
 
 def _ticks(axes: Axes, low: float, high: float) -> None:
-    steps = [1, 1.5, 2, 3, 4, 5, 6, 8]
+    wide: Sequence[float] = (1, 1.5, 2, 3, 4, 5, 6, 8)
+    steps = wide if high > 2 * low else [n / 10 for n in range(10, 100)]
+    if high < 1.25 * low:
+        steps = [n / 20 for n in range(20, 200)]
     ticks = [s * 10**e for e in range(8) for s in steps if low <= s * 10**e <= high]
     axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
     axes.set_yticks([], minor=True)
@@ -134,7 +181,7 @@ def _name(
     span = math.log(high / low)
     places = [math.log(min(max(y, low), high) / low) / span for y, _, _ in ends]
     gap = min(0.058, 1.0 / max(1, len(ends)))
-    for (value, method, x), place, height in zip(ends, places, apart(places, gap), strict=True):
+    for (value, method, x), place, height in zip(ends, places, _within(places, gap), strict=True):
         text = method + (f" ↑ {_short(value)}" if value > high else f"  {_short(value)}")
         axes.annotate(
             text, xy=(x, low * math.exp(place * span)), xytext=(1.06, height),
@@ -145,21 +192,38 @@ def _name(
         )  # fmt: skip
 
 
+def _within(places: list[float], gap: float) -> list[float]:
+    """Ascending places `gap` apart, none above the axes' top or far below their foot."""
+    spread, limit = apart(places, gap), 1.0
+    for number in reversed(range(len(spread))):
+        spread[number] = min(spread[number], limit)
+        limit = spread[number] - gap
+    least = -gap
+    for number, place in enumerate(spread):
+        spread[number] = max(place, least)
+        least = spread[number] + gap
+    return spread
+
+
 def _short(value: float) -> str:
     return f"{value:.1f}" if value < 100 else f"{value:.0f}" if value < 1e5 else f"{value:.0e}"
 
 
-def _maps(rows: Sequence[Row], found: Extension) -> dict[str, dict[tuple[int, float], float]]:
-    """Share of keys by (length, depth) of every method; at a target, as made for it."""
+def _maps(
+    rows: Sequence[Row], found: Extension
+) -> tuple[dict[str, dict[tuple[int, float], float]], str]:
+    """Share of keys by (length, depth) of every method, as made for the length; of how many."""
+    counts: set[int] = set()
     maps: dict[str, dict[tuple[int, float], float]] = {}
     for row in rows:
         if row.get("task") != "passkey" or "error" in row or row["engine"] != "whatwhere":
             continue
         length, made = row["eval_length"], round(row["factor"] * row["train_length"])
+        counts.add(row["n"])
         place = maps.setdefault(row["method"], {})
         if made == length or (length, row["depth"]) not in place or made == found.targets[-1]:
             place[length, row["depth"]] = row["value"]
-    return maps
+    return maps, " or ".join(map(str, sorted(counts)))
 
 
 def _draw_maps(grid: Any, maps: dict[str, dict[tuple[int, float], float]]) -> None:
@@ -187,8 +251,3 @@ def _draw_maps(grid: Any, maps: dict[str, dict[tuple[int, float], float]]) -> No
         axes.set_visible(number < len(maps))
         below = number + grid.shape[1] < len(maps)
         axes.tick_params(labelbottom=not below, length=0)
-    canvas = flat[0].figure
-    canvas.suptitle(
-        "Pass keys found, in per cent: depth of the key (down) and length of the text (right)",
-        x=0.12, y=0.995, ha="left", fontsize=9.5, fontweight="bold",
-    )  # fmt: skip

@@ -6,57 +6,62 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["searches"]
+__all__ = ["gain", "searches"]
 
 Row = Mapping[str, Any]
 
+_FORMS = ("yarn", "ntk")
+
 
 def searches(rows: Iterable[Row]) -> str:
-    """Markdown of rows that `whatwhere search` wrote: held-out perplexity by method and factor.
+    """Markdown of rows that `whatwhere search` wrote: a line a method and length.
 
-    In brackets the standard error of the difference from YaRN over the windows, in nats a token.
-    ValueError if there is no such row.
+    Perplexity of held-out windows, and by how many nats a token a search's result lies below YaRN
+    and NTK on the same windows, with the standard error of that difference. ValueError if there is
+    no such row.
     """
     own = [r for r in rows if r.get("study") == "search" and r.get("role") == "held_out"]
     if not own:
         raise ValueError("the rows hold no measurement of `whatwhere search`")
-    trained = own[0]["train_length"]
-    factors = sorted({row["factor"] for row in own})
-    methods = list(dict.fromkeys(row["method"] for row in own))
-    methods.sort(key=lambda name: name.startswith("longrope"))  # stable: closed forms first
-    head = [f"{f:g}× ({round(f * trained)})" for f in factors]
     lines = [
-        f"| method | evaluations | {' | '.join(head)} |",
-        "|---|--:" + "|--:" * len(factors) + "|",
+        "| length | method | evaluations | held-out perplexity | nats below YaRN | below NTK |",
+        "|---|---|--:|--:|--:|--:|",
     ]
-    best = {f: min(_value(own, m, f) for m in methods) for f in factors}
-    for method in methods:
-        used = sorted({r["evaluations"] for r in own if r["method"] == method})
-        spent = "–" if not method.startswith("longrope") else ", ".join(map(str, used))
-        cells = [_cell(own, method, f, best[f]) for f in factors]
-        lines.append(f"| {method} | {spent} | {' | '.join(cells)} |")
+    for factor in sorted({row["factor"] for row in own}):
+        here = {(r["optimizer"], r["method"]): r for r in own if r["factor"] == factor}
+        shown = {m: r for (_, m), r in here.items()}  # closed forms once
+        ranked = sorted(shown.values(), key=lambda r: (_found(r), -r["value"]))
+        best = min(row["value"] for row in ranked)
+        lines += [_line(row, here, best) for row in ranked]
     return "\n".join(lines)
 
 
-def _rows(rows: list[Row], method: str, factor: float) -> list[Row]:
-    return [r for r in rows if r["method"] == method and r["factor"] == factor]
+def gain(row: Row, other: Row) -> tuple[float, float]:
+    """Mean over the windows of nll(other) - nll(row), in nats a token, and its standard error.
+
+    Raises ValueError for rows of different windows.
+    """
+    parts = [b - a for a, b in zip(row["windows"], other["windows"], strict=True)]
+    mean = math.fsum(parts) / len(parts)
+    spread = math.fsum((x - mean) ** 2 for x in parts) / max(1, len(parts) - 1)
+    return mean, math.sqrt(spread / len(parts))
 
 
-def _value(rows: list[Row], method: str, factor: float) -> float:
-    found = _rows(rows, method, factor)
-    return found[-1]["value"] if found else math.inf
+def _found(row: Row) -> bool:
+    return str(row["method"]).startswith("longrope")
 
 
-def _cell(rows: list[Row], method: str, factor: float, best: float) -> str:
-    found, yarn = _rows(rows, method, factor), _rows(rows, "yarn", factor)
-    if not found:
-        return "–"
-    value = found[-1]["value"]
-    text = f"{math.exp(value):.2f}"
-    text = f"**{text}**" if value == best else text
-    if method.startswith("longrope") and yarn:
-        parts = [a - b for a, b in zip(found[-1]["windows"], yarn[-1]["windows"], strict=True)]
-        mean = math.fsum(parts) / len(parts)
-        spread = math.fsum((x - mean) ** 2 for x in parts) / max(1, len(parts) - 1)
-        text += f" ({mean:+.4f} ± {math.sqrt(spread / len(parts)):.4f})"
-    return text
+def _line(row: Row, here: Mapping[tuple[str, str], Row], best: float) -> str:
+    value = f"{math.exp(min(row['value'], 700.0)):.2f}"
+    value = f"**{value}**" if row["value"] == best else value
+    spent, gains = "–", ["–"] * len(_FORMS)
+    if _found(row):
+        spent = str(row["evaluations"])
+        forms = [here.get((row["optimizer"], name)) for name in _FORMS]
+        gains = ["–" if form is None else _signed(*gain(row, form)) for form in forms]
+    length = f"{row['factor']:g}× ({row['eval_length']})"
+    return f"| {length} | {row['method']} | {spent} | {value} | {' | '.join(gains)} |"
+
+
+def _signed(mean: float, error: float) -> str:
+    return f"{mean:+.4f} ± {error:.4f}"
