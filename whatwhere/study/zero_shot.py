@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import sys
 import tempfile
 import time
@@ -142,6 +143,8 @@ def _runner(
     # By name: it is no part of what the tests install.
     harness: Any = import_module("lm_eval")
     hugging_face: Any = import_module("lm_eval.models.huggingface")
+    # It asks git about the folder we stand in, part by part, and git complains on the terminal.
+    import_module("lm_eval.evaluator").get_git_commit_hash = lambda: None
     manager = import_module("lm_eval.tasks").TaskManager(
         include_path=str(place), include_defaults=False
     )
@@ -228,7 +231,7 @@ def _length_dependent(model: Any) -> bool:
 def _quiet() -> Generator[None]:
     """Without lm-eval's warnings on a model that is given whole, and bars that nobody watches."""
     logger = logging.getLogger("lm_eval")
-    level, made = logger.level, tqdm.__init__
+    level, made, drawn = logger.level, tqdm.__init__, random.getstate()
 
     def unseen(self: Any, *arguments: Any, **options: Any) -> None:
         made(self, *arguments, **options | {"disable": True})
@@ -241,6 +244,7 @@ def _quiet() -> Generator[None]:
     finally:
         tqdm.__init__ = made
         logger.setLevel(level)
+        random.setstate(drawn)  # a run draws from it, asked to seed it or not
 
 
 if __name__ == "__main__":
