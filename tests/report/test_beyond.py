@@ -70,6 +70,13 @@ def test_steps_to_solve(tmp_path: Path) -> None:
     path = tmp_path / "curves.csv"
     path.write_text(CURVES)
     assert steps_to_solve(path) == {"rope": {"0": 20, "1": None}}
+    folder = make(tmp_path, [claim("x", value=0.71)], [row("rope", 11, 0.5, run="rope",
+                                                            metric="accuracy")])  # fmt: skip
+    (folder / "curves.csv").write_text(CURVES)
+    (study,) = report.verdicts(folder)
+    assert study.notes == (
+        "rope: 1 of 2 seeds get 90% of validation right, first at step 20",
+    )  # fmt: skip
 
 
 def test_figures_of_a_study(tmp_path: Path) -> None:

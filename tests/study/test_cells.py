@@ -10,12 +10,12 @@ from fresh import ROOT, run_python
 from whatwhere.encodings import parse
 from whatwhere.nn import Decoder, DecoderConfig
 from whatwhere.report.paper import read_paper
+from whatwhere.study.cell_checks import check
 from whatwhere.study.cells import Study
 from whatwhere.study.data import SOURCES, Library
-from whatwhere.study.measure import wanted
 from whatwhere.study.model import decoder_config
 from whatwhere.study.recipes import LANGUAGE, TASKS, language, recipe, tuned
-from whatwhere.study.reproduce import check
+from whatwhere.study.wanted import wanted
 
 NAMES = sorted(file.parent.name for file in (ROOT / "studies").glob("*/study.py"))
 STUDIES: dict[str, Study] = {
@@ -77,7 +77,7 @@ def test_the_cells_can_be_run_as_they_are(name: str) -> None:
     """Every expression can be built at every length, whatever the device."""
     study = STUDIES[name].on("cpu")
     library = Library({name: __file__ for name in SOURCES if name != "indirect"})
-    check(study, study.cells, library)
+    check(study.cells, library)
 
 
 def test_the_recipes_are_the_papers_tables_7_and_8() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study import made_study
 
 from whatwhere import report
@@ -17,6 +18,8 @@ from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library, named_files
 from whatwhere.study.observer import Observer
 from whatwhere.study.reproduce import missing, open_ledger, reproduce
+from whatwhere.study.training import Training
+from whatwhere.tasks import draw
 
 CLOCKS = ("seconds", "train_seconds", "commit")
 
@@ -59,6 +62,28 @@ def test_every_evaluation_is_a_row(whole: tuple[Path, list[dict[str, Any]]]) -> 
     curve = (out / "curves.csv").read_text().splitlines()
     assert curve[0] == "run,seed,step,train_nll,valid_nll,valid_accuracy"
     assert len(curve) == 1 + 2 * 3 * 2
+
+
+def test_accuracy_and_loss_are_those_of_the_weights(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    """By hand, example by example, from the checkpoint of the two seeds that trained as one."""
+    (path,) = (whole[0] / "checkpoints").glob("pope-*.seed0-1.pt")
+    cell = made_study.indirect(tmp_path).cell("pope").on("cpu")
+    data = draw("indirect", **made_study.STRINGS)
+    training = Training(cell.config, data, cell.encoding, (0, 1), path)
+    for seed, model in zip((0, 1), training.models(), strict=True):
+        right, total = 0, 0.0
+        for number in range(40):
+            inputs, targets = data.examples("test", torch.tensor([number]))
+            with torch.no_grad():
+                answer = model(inputs)[0, -1].double().log_softmax(-1)
+            right += int(answer.argmax() == targets[0, -1])
+            total -= float(answer[targets[0, -1]])
+        found = {r["metric"]: r["value"] for r in whole[1]
+                 if (r["run"], r["seed"], r.get("probe")) == ("pope", seed, None)}  # fmt: skip
+        assert found["accuracy"] == pytest.approx(right / 40)
+        assert found["nll"] == pytest.approx(total / 40, rel=1e-5)
 
 
 class Stops(Observer):

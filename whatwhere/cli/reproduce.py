@@ -151,7 +151,8 @@ def _run(
     board = Board(minutes)
     library = Library(given, lambda done, total: board.reading("data", done, total))
     names = _at_hand(study, library) if names is None else names
-    first = os.environ.get("RANK", "0") == "0"
+    first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and talks
+    board.console.quiet = not first
     try:
         with open_ledger(study, out, retry, first) as ledger, board.interrupts:
             rows = run(study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board)

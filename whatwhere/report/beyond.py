@@ -14,7 +14,14 @@ from whatwhere.report.rows import Row
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["Group", "beyond_markdown", "beyond_table", "groups", "steps_to_solve"]
+__all__ = [
+    "Group",
+    "beyond_markdown",
+    "beyond_table",
+    "groups",
+    "solved_notes",
+    "steps_to_solve",
+]
 
 SOLVED = 0.9
 """The share of right answers from which on a seed counts as having solved a task."""
@@ -102,3 +109,20 @@ def steps_to_solve(curves: Path) -> dict[str, dict[str, int | None]]:
             if first is None and right >= SOLVED:
                 of_run[line["seed"]] = int(line["step"])
     return found
+
+
+def solved_notes(rows: Sequence[Row], curves: Path) -> list[str]:
+    """For trainings whose accuracy was measured, a sentence each: how many seeds solve it, when."""
+    runs = {row["run"] for row in rows if "run" in row and row["metric"] == "accuracy"}
+    if not runs or not curves.exists():
+        return []
+    notes: list[str] = []
+    for run, seeds in steps_to_solve(curves).items():
+        steps = sorted(step for step in seeds.values() if step is not None)
+        if run in runs:
+            when = f", first at step {', '.join(f'{step:,}' for step in steps)}" if steps else ""
+            notes.append(
+                f"{run}: {len(steps)} of {len(seeds)} seeds get {SOLVED:.0%} of validation "
+                f"right{when}"
+            )
+    return notes

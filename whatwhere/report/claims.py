@@ -47,7 +47,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from whatwhere.report.beyond import Group, groups
+from whatwhere.report.beyond import Group, groups, solved_notes
 from whatwhere.report.intervals import Estimate, bootstrap, student
 from whatwhere.report.paper import Claim, Paper, Rule, Run, read_paper
 from whatwhere.report.rows import Row, read
@@ -137,7 +137,7 @@ def verdict_of(folder: Path, rows_at: Path | None = None) -> Study:
     paper, place = read_paper(folder), rows_at or folder
     rows = read(place) if list(place.glob("*.jsonl")) else []
     judged = tuple(judge(claim, rows, paper.rule, paper.runs) for claim in paper.claims)
-    notes = tuple(getattr(rows, "notes", ()))
+    notes = (*getattr(rows, "notes", ()), *solved_notes(rows, place / "curves.csv"))
     used = {id(row) for claim in paper.claims for side in sides_of(claim, rows) for row in side}
     others = groups([row for row in rows if id(row) not in used])
     return Study(folder, paper, judged, len(rows), notes, others)

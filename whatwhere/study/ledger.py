@@ -17,8 +17,8 @@ from typing import Any
 
 from whatwhere.errors import changes
 from whatwhere.study.directory import locked, write_whole
-from whatwhere.study.measure import Wanted
 from whatwhere.study.rows import append, mend, read_rows
+from whatwhere.study.wanted import Wanted
 
 __all__ = ["Ledger"]
 

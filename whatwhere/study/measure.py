@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -21,30 +20,14 @@ from whatwhere.study.held_out import scores
 from whatwhere.study.runner import described
 from whatwhere.study.speed import speeds
 from whatwhere.study.training import Training
+from whatwhere.study.wanted import Wanted, wanted
 from whatwhere.tasks import books, by_length
 
-__all__ = ["Found", "Wanted", "measure", "sentence", "wanted"]
+__all__ = ["Found", "measure", "sentence"]
 
 Stop = Callable[[], bool]
-Needed = Callable[[int, "Wanted"], bool]
+Needed = Callable[[int, Wanted], bool]
 """Whether the row of a seed is still missing."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What tells one row of a cell and seed apart from the others.
-
-    task: of a benchmark; else the task is that of `data`.
-    """
-
-    encoding: str
-    metric: str
-    eval_length: int
-    split: str
-    data: str
-    probe: str
-    positions: str = ""
-    task: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,35 +43,6 @@ class Found:
     n: int = 0
     error: str | None = None
     columns: dict[str, Any] = field(default_factory=dict[str, Any])
-
-
-def wanted(cell: Cell, each: Evaluation, library: Library) -> list[Wanted]:
-    """The rows of an evaluation, those of one seed; reads no data."""
-    shown = each.shown or each.encoding or cell.shown or cell.encoding
-    data, length = each.data or cell.data, cell.config.train_length
-
-    def one(metric: str, at: int, positions: str = "") -> Wanted:
-        probe = "positions" if positions and not each.probe else each.probe
-        return Wanted(shown, metric, at, each.split, data, probe, positions)
-
-    if each.kind == "scores":
-        length = library.length(data, length, {**cell.drawn, **each.drawn})
-        return [one(metric, length) for metric in each.metrics]
-    if each.kind == "speed":
-        return [one(metric, length) for metric in speed_metrics(cell)]
-    if each.kind == "zero_shot":
-        there = each.tasks if "zero_shot" in library.files else ()
-        plain = Wanted(shown, "accuracy", length, "test", "zero_shot", each.probe)
-        return [replace(plain, task=task) for task in there]
-    places = [one("nll", each.lengths[-1], text) for text in _parts(each.lengths)]
-    return [*(one("nll", at) for at in each.lengths), *(places if len(places) > 1 else [])]
-
-
-def speed_metrics(cell: Cell) -> list[str]:
-    """What is measured of speed: memory only where a device counts it."""
-    named = ["train_tokens_per_second", "eval_tokens_per_second", "decode_tokens_per_second"]
-    memory = ["train_peak_mib", "eval_peak_mib"]
-    return named + (memory if cell.config.device.startswith("cuda") else [])
 
 
 def measure(
@@ -258,12 +212,6 @@ def _zero_shot(
 
 def _use(decoder: Decoder, cell: Cell, each: Evaluation, length: int) -> None:
     decoder.use(each.encoding or cell.encoding, factor=length / cell.config.train_length)
-
-
-def _parts(lengths: Sequence[int]) -> list[str]:
-    """The positions between one length and the next: 0-1024, 1024-2048, …"""
-    edges = [0, *sorted(set(lengths))]
-    return [f"{start}-{end}" for start, end in pairwise(edges)]
 
 
 def _finite(seed: int, row: Wanted, value: float, n: int, more: dict[str, Any]) -> Found:

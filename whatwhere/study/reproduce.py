@@ -14,44 +14,25 @@ import gc
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from whatwhere.study.cell_checks import check
 from whatwhere.study.cell_rows import row_of
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library
 from whatwhere.study.ledger import Ledger, key
-from whatwhere.study.measure import Found, Wanted, measure, sentence, wanted
+from whatwhere.study.measure import Found, measure, sentence
 from whatwhere.study.observer import Observer
-from whatwhere.study.plan import check_encodings
 from whatwhere.study.training import Training
+from whatwhere.study.wanted import Wanted, wanted
 
-__all__ = ["check", "missing", "open_ledger", "reproduce"]
+__all__ = ["missing", "open_ledger", "reproduce"]
 
 # What an encoding, a size or the memory of a machine can raise in the middle of a run.
 _FAULTS = (ValueError, RuntimeError, MemoryError)
-
-
-def check(study: Study, cells: Sequence[Cell], library: Library) -> None:
-    """Raise ValueError, before any work, for a study that can not be run as it is asked for."""
-    library.check(cells)
-    for cell in cells:
-        expressions = [cell.encoding, *(e.encoding for e in cell.evaluations if e.encoding)]
-        config = cell.config
-        lengths = [n for e in cell.evaluations for n in e.lengths] or [config.train_length]
-        check_encodings(replace(config, encodings=tuple(expressions), eval_lengths=tuple(lengths)))
-        length = library.length(cell.data, config.train_length, cell.drawn)
-        if length != config.train_length:
-            raise ValueError(
-                f"{cell.name}: train_length is {config.train_length}, but an example of "
-                f"{cell.data} has {length} tokens"
-            )
-        keys = [w for each in cell.evaluations for w in wanted(cell, each, library)]
-        if twice := [w for w in keys if keys.count(w) > 1]:
-            raise ValueError(f"{cell.name} measures {twice[0]} twice; give one of them a probe")
 
 
 def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
@@ -90,7 +71,7 @@ def reproduce(
     of data raise, before anything is trained.
     """
     cells = study.chosen(only)
-    check(study, cells, library)
+    check(cells, library)
     known = {seed for cell in cells for seed in cell.seeds}
     if strange := [seed for seed in seeds or () if seed not in known]:
         raise ValueError(f"seed {strange[0]} is none of these cells'; they have {sorted(known)}")
