@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from whatwhere import report
 from whatwhere.report.claims import verdicts
 from whatwhere.report.claims_table import claims_summary
 from whatwhere.report.extension import extension
@@ -23,6 +24,7 @@ def rows(name: str) -> list[dict[str, Any]]:
 def tables() -> dict[str, str]:
     """The Markdown of every table that is there, by the name of its marker."""
     found = {"claims": claims_summary(verdicts(ROOT / "studies"))}
+    found["chorales"] = report.table(report.read(ROOT / "studies/chorales")).markdown()
     for study in ("extend_demo", "extend_smollm2"):
         if (ROOT / "studies" / study / "rows.jsonl").exists():
             found[study] = extension(rows(f"{study}/rows.jsonl")).markdown()
