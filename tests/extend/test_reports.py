@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from whatwhere.report.extension import extension
-from whatwhere.report.extension_modes import agreement, modes
+from whatwhere.report.extension_modes import agreement, modes, positions
 from whatwhere.report.extension_page import extension_page
 from whatwhere.report.extension_plot import extension_figures
 from whatwhere.report.searches import searches
@@ -85,6 +85,16 @@ def test_how_far_transformers_own_code_is_from_ours() -> None:
     assert found.worst == pytest.approx(5e-4, rel=1e-3)
     assert "at most 5.0e-04 from ours (yarn at 2048)" in found.sentence()
     assert agreement([each for each in ROWS if each["engine"] == "whatwhere"]) is None
+
+
+def test_perplexity_by_position_is_of_the_longest_length() -> None:
+    parts = {"positions": [0, 1024, 2048], "by_position": [math.log(25.0), math.log(400.0)]}
+    rows = [
+        row("none", 2048, 100.0, **parts), row("none", 1024, 60.0, factor=2.0, **parts),
+        row("none", 2048, 1.0, mode="sliding", **parts), row("yarn", 2048, 1.0, error="x", **parts),
+    ]  # fmt: skip
+    assert positions(rows) == (["0–1024", "1024–2048"], [("none", ["25.00", "400.00"])])
+    assert positions(ROWS) is None
 
 
 def test_the_page_holds_every_table_and_figure(tmp_path: Path) -> None:

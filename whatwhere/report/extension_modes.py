@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Agreement", "Modes", "agreement", "modes"]
+__all__ = ["Agreement", "Modes", "agreement", "modes", "positions"]
 
 Row = Mapping[str, Any]
 
@@ -138,6 +139,22 @@ def agreement(rows: Iterable[Row]) -> Agreement | None:
         tuple(dict.fromkeys(row["method"] for row in stock)), len(stock), apart[worst],
         (stock[worst]["method"], stock[worst]["eval_length"]),
     )  # fmt: skip
+
+
+def positions(rows: Iterable[Row]) -> tuple[list[str], list[tuple[str, list[str]]]] | None:
+    """Perplexity by place in the window, at the longest length in one pass: headings, lines.
+
+    Where a method breaks shows here; None without such rows.
+    """
+    own = [r for r in rows if r.get("by_position") and "error" not in r]
+    own = [r for r in own if r["engine"] == "whatwhere" and r["mode"] == "one_pass"]
+    if not own:
+        return None
+    longest = max(row["eval_length"] for row in own)
+    at = [r for r in own if r["eval_length"] == longest and _made_for(r) == longest]
+    edges = next((row["positions"] for row in at), [])
+    heads = [f"{a}–{b}" for a, b in pairwise(edges)]
+    return heads, [(r["method"], [_number(_exp(v)) for v in r["by_position"]]) for r in at]
 
 
 def _place(row: Row) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from whatwhere.report.extension import Extension, Line, extension
-from whatwhere.report.extension_modes import agreement, modes
+from whatwhere.report.extension_modes import agreement, modes, positions
 
 __all__ = ["extension_page"]
 
@@ -99,22 +99,34 @@ def _style() -> str:
 
 
 def _modes(rows: Sequence[Row]) -> str:
-    """Streamed and sliding measurements and transformers' own, where there are any."""
-    found, stock = modes(rows), agreement(rows)
-    text = "" if stock is None else f"<p>{html.escape(stock.sentence())}.</p>\n"
-    if found is None:
-        return text
-    head = "".join(f"<th scope='col'>{title}</th>" for title in found.titles())
+    """By position; streamed, sliding and transformers' own measurements, where there are any."""
+    found, stock, places = modes(rows), agreement(rows), positions(rows)
+    parts: list[str] = []
+    if places is not None:
+        title = "Perplexity by position in the window, at the longest length"
+        parts.append(_table(title, *places))
+    if found is not None:
+        parts.append(_table(found.title(), found.titles(), found.cells(), found.notes()))
+    if stock is not None:
+        parts.append(f"<p>{html.escape(stock.sentence())}.</p>\n")
+    return "".join(parts)
+
+
+def _table(
+    title: str, heads: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]],
+    notes: Sequence[str] = (),
+) -> str:  # fmt: skip
+    head = "".join(f"<th scope='col'>{html.escape(each)}</th>" for each in heads)
     body = "".join(
         f"<tr><th scope='row'>{html.escape(method)}</th>"
-        + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-        for method, cells in found.cells()
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>"
+        for method, cells in lines
     )  # fmt: skip
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in found.notes())
+    items = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     return (
-        f"<h2>{html.escape(found.title())}</h2>\n<div class='scroll'><table><thead><tr>"
+        f"<h2>{html.escape(title)}</h2>\n<div class='scroll'><table><thead><tr>"
         f"<th scope='col'>method</th>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-        f"<ul class='notes'>{notes}</ul>\n{text}"
+        f"<ul class='notes'>{items}</ul>\n"
     )
 
 
