@@ -86,6 +86,22 @@ def test_accuracy_and_loss_are_those_of_the_weights(
         assert found["nll"] == pytest.approx(total / 40, rel=1e-5)
 
 
+def test_keep_best_evaluates_the_weights_that_validation_chose(
+    tmp_path: Path,
+) -> None:
+    """A rate that ruins the weights after the first validation: the first ones are scored."""
+    study = made_study.indirect(tmp_path, seeds=(0,), steps=2, lr=3.0, warmup=2, final_lr=1.0)
+    cells = tuple(
+        replace(study.cells[0], name=name, keep_best=best, evaluations=(made_study.BOTH,))
+        for name, best in (("last", False), ("best", True))
+    )
+    rows = run(replace(study, cells=cells), tmp_path)
+    found = {r["run"]: r["value"] for r in rows if r["metric"] == "nll"}
+    chosen = {r["run"]: r.get("selected_step") for r in rows}
+    assert chosen == {"last": None, "best": 1}
+    assert found["best"] < found["last"]
+
+
 class Stops(Observer):
     """Asks to stop after so many steps or rows."""
 
