@@ -187,7 +187,7 @@ def test_a_task_is_the_plain_mean_of_its_parts(ran: list[str], tmp_path: Path) -
 
 
 def test_parts_that_are_kept_are_not_run_again(ran: list[str]) -> None:
-    kept: dict[str, Sequence[Score]] = {"cbt_CN": [Score("cbt", "accuracy", 1.0, 10, None)]}
+    kept: dict[str, Sequence[Score]] = {"cbt_CN": [Score("cbt", "accuracy", 1.0, 30, None)]}
     (score,) = zero_shot(None, None, ["cbt"], kept=kept)
     assert (score.value, score.stderr, ran) == (0.875, None, ["cbt_NE"])
 
