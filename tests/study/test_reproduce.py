@@ -149,6 +149,16 @@ def test_a_line_that_a_kill_tore_is_measured_again(
     assert plain(kept(tmp_path)) == plain(kept(whole[0]))
 
 
+def test_a_row_that_was_removed_is_the_only_one_measured_again(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    shutil.copytree(whole[0], tmp_path, dirs_exist_ok=True)
+    first, *others = (tmp_path / "rows.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rows.jsonl").write_text("".join(others))
+    run(made_study.indirect(tmp_path), tmp_path, observer=NoTraining())
+    assert plain(kept(tmp_path)) == plain([*map(json.loads, others), json.loads(first)])
+
+
 def test_only_what_is_asked_for(tmp_path: Path) -> None:
     study = made_study.indirect(tmp_path, steps=2)
     rows = run(study, tmp_path, only=("pope",), seeds=(1,))
