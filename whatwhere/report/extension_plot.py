@@ -237,7 +237,8 @@ def _draw_maps(grid: Any, maps: dict[str, dict[tuple[int, float], float]]) -> No
         for (length, depth), value in cells.items():
             values[depths.index(depth), lengths.index(length)] = value
         axes.imshow(values, vmin=0, vmax=1, cmap="cividis", aspect="auto")
-        axes.set_title(method, fontsize=8, fontweight="normal", pad=3)
+        size = 8 if len(method) <= 16 else 7  # or long names touch
+        axes.set_title(method, fontsize=size, fontweight="normal", pad=3)
         axes.grid(visible=False)
         axes.set_xticks(range(len(lengths)), [str(n) for n in lengths], fontsize=6.5, rotation=45)
         axes.set_yticks(range(len(depths)), [f"{d:g}" for d in depths], fontsize=6.5)
