@@ -13,10 +13,10 @@ import fresh
 import pytest
 import torch
 import torch.nn.functional as F
+from study.toy import Until
 
 from whatwhere import tasks
 from whatwhere.nn import Decoder
-from whatwhere.study import Observer
 from whatwhere.study.config import Config
 from whatwhere.study.held_out import scores
 from whatwhere.study.model import build_model
@@ -38,20 +38,6 @@ def config(**options: Any) -> Config:
         ),
         **options,
     )  # fmt: skip
-
-
-class Until(Observer):
-    """Stops at a step."""
-
-    def __init__(self, step: int | None = None) -> None:
-        self.at, self.losses = step, list[float]()
-
-    def step(self, step: int, loss: float, work: float) -> None:
-        self.losses.append(loss)
-        self.now = step
-
-    def stop(self) -> bool:
-        return self.at is not None and self.now >= self.at
 
 
 def trained(path: Path, seeds: tuple[int, ...] = (0, 1), **options: Any) -> Training:

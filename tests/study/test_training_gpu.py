@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from study.toy import Until
 
 from whatwhere import tasks
-from whatwhere.study import Observer
 from whatwhere.study.config import Config
 from whatwhere.study.model import build_model
 from whatwhere.study.stacked import Stacked
@@ -26,20 +26,6 @@ PLAN = Config(
     task="indirect", width=256, layers=2, heads=4, activation="gelu", steps=24, batch_size=16,
     train_length=47, lr=1e-3, warmup=4, valid_points=3, device="cuda", precision="bfloat16",
 )  # fmt: skip
-
-
-class Until(Observer):
-    """Stops at a step."""
-
-    def __init__(self, step: int | None = None) -> None:
-        self.at, self.losses = step, list[float]()
-
-    def step(self, step: int, loss: float, work: float) -> None:
-        self.losses.append(loss)
-        self.now = step
-
-    def stop(self) -> bool:
-        return self.at is not None and self.now >= self.at
 
 
 def stepped(encoding: str, graph: bool, compiled: bool = False, count: int = 10) -> Step:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from whatwhere.study import Config
+from whatwhere.study import Config, Observer
 from whatwhere.tasks import Task
 
 
@@ -41,3 +41,17 @@ def toy_config(**changes: Any) -> Config:
         "valid_points": 3,
     }
     return Config(**(sizes | changes))
+
+
+class Until(Observer):
+    """Keeps the losses, and stops at a step."""
+
+    def __init__(self, step: int | None = None) -> None:
+        self.at, self.losses = step, list[float]()
+
+    def step(self, step: int, loss: float, work: float) -> None:
+        self.losses.append(loss)
+        self.now = step
+
+    def stop(self) -> bool:
+        return self.at is not None and self.now >= self.at
