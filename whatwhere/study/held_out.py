@@ -17,6 +17,9 @@ __all__ = ["Scores", "scores"]
 TOKENS = {"cpu": 8192, "cuda": 262144}
 """Tokens of one batch, all seeds together."""
 
+LOGITS = 2**31
+"""Logits of one batch: 8 GiB in float32, of which the loss keeps a few copies."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -45,7 +48,9 @@ def scores(
     The same examples for all seeds, in evaluation mode. UnknownName for another split.
     """
     seeds, device = len(stacked.decoders), stacked.embedding.weight.device
-    size = max(1, TOKENS.get(device.type, 8192) // (data.length * seeds))
+    # Where every token is scored, logits of a large vocabulary are what fills a memory.
+    most = min(TOKENS.get(device.type, 8192), LOGITS // data.vocab_size)
+    size = max(1, most // (data.length * seeds))
     examples = None if limit is None else max(1, limit // data.length)
     nll = torch.zeros(seeds, dtype=torch.float64, device=device)
     right, targets, count = torch.zeros_like(nll), torch.zeros_like(nll[0]), 0
