@@ -319,7 +319,7 @@ def test_studies_that_can_not_be_meant(tmp_path: Path) -> None:
 
 def test_zero_shot_where_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without --data zero_shot= there are no such rows; a task without its files says so."""
-    from whatwhere.hf import tokenizer
+    from whatwhere.hf import decoder_inputs
     from whatwhere.study import zero_shot
 
     def made(model: Any, _: Any, tasks: list[str], limit: Any, data: Any, **options: Any) -> list:
@@ -330,7 +330,7 @@ def test_zero_shot_where_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 for metric in ("accuracy_norm", "accuracy")]  # fmt: skip
 
     monkeypatch.setattr(zero_shot, "zero_shot", made)
-    monkeypatch.setattr(tokenizer, "wrapped", lambda *_: None)
+    monkeypatch.setattr(decoder_inputs, "tokenizer_of", lambda *_: None)
     monkeypatch.setattr("whatwhere.tasks.books.gpt2", lambda: None)
     study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
     each = Evaluation("zero_shot", tasks=("piqa", "cbt"), limit=3)

@@ -185,7 +185,7 @@ def _zero_shot(
     stop: Stop,
 ) -> Iterator[Found]:
     """One benchmark after the other; one whose files are missing is a row that says so."""
-    from whatwhere.hf.tokenizer import wrapped
+    from whatwhere.hf.decoder_inputs import tokenizer_of
     from whatwhere.study import zero_shot as harness
 
     def observe(_: object) -> None:
@@ -196,7 +196,7 @@ def _zero_shot(
     folder = None if file.startswith("hub:") else file
     _use(decoder, cell, each, cell.config.train_length)
     more = {"described": described(decoder)}
-    tokenizer = wrapped(books.gpt2(), books.END)
+    tokenizer = tokenizer_of(books.gpt2(), decoder.config.vocab_size)
     for row in rows:
         try:
             with _half(decoder.device, cell.config.precision):
