@@ -47,3 +47,32 @@ def test_streams_are_drawn_there_too() -> None:
 def test_reading_is_seen() -> None:
     with pytest.raises(AssertionError, match="DataDependentOutput"):
         run_python(SCRIPT.format(data=INDIRECT, encoding="rope", then="float(step.losses[0, 0])"))
+
+
+COMPILED = """
+import torch
+from torch._dynamo.testing import CompileCounterWithBackend
+from whatwhere import tasks
+from whatwhere.study.config import Config
+from whatwhere.study.model import build_model
+from whatwhere.study.stacked import Stacked
+from whatwhere.study.step import Step
+
+counter, compile_ = CompileCounterWithBackend("aot_eager"), torch.compile
+torch.compile = lambda f, **options: compile_(f, backend=counter, fullgraph=True, **options)
+data, losses = tasks.draw("indirect"), []
+for compiled in (False, True):
+    config = Config(task="indirect", width=32, layers=5, heads=2, batch_size=4, compile=compiled,
+                    train_length=data.length)
+    models = [build_model(config, "pope", data.vocab_size, seed) for seed in (0, 1)]
+    step = Step(Stacked(models).train(), data, config, torch.arange(2))
+    for _ in range(3):
+        step()
+    losses.append(step.losses[:3])
+print(counter.frame_count, torch.equal(*losses))
+"""
+
+
+def test_all_blocks_share_a_graph() -> None:
+    """Four graphs, none broken: blocks, the last block, the loss, the batch."""
+    assert run_python(COMPILED) == "4 True\n"

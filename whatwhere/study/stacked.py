@@ -153,6 +153,10 @@ class Block(nn.Module):
         return x + self.dropout(self.mlp(self.mlp_norm(x)))
 
 
+def _run(block: nn.Module, x: Tensor, rules: list[ScoreRule], where: Where, last: int) -> Tensor:
+    return block(x, rules, where, last)
+
+
 class Stacked(nn.Module):
     """S decoders as one: stacked(tokens) -> logits, (S, b, n) int64 -> (S, b, n, vocab_size).
 
@@ -178,11 +182,20 @@ class Stacked(nn.Module):
         # What the encoding is does not change; asking each time would break a compiled graph.
         self._alike = not list(self.encodings.parameters())
         self._adds = type(decoders[0].active[0]).embed is not Encoding.embed
+        self._run = _run
 
     @property
     def decoders(self) -> tuple[Decoder, ...]:
         """The decoders, one a seed, whose parameters are views of this module's."""
         return self._decoders
+
+    def compile_blocks(self) -> None:
+        """Let torch compile the blocks for training: one graph for all (the last has its own).
+
+        The whole model in one graph takes minutes to compile and, replayed as one CUDA graph, gains
+        what is fused across the blocks' borders only.
+        """
+        self._run = torch.compile(_run, dynamic=False)
 
     def forward(
         self, tokens: Int[Tensor, "s b n"], last: int | None = None
@@ -196,10 +209,10 @@ class Stacked(nn.Module):
         where = Where(n, n, device=tokens.device)
         rules = self._rules(n)
         x = self._embed(tokens, where.q_pos)
-        count = len(self.blocks)
+        count, run = len(self.blocks), self._run if self.training else _run
         for layer, block in enumerate(self.blocks):
             keep = n if last is None or layer + 1 < count else min(last, n)
-            x = block(x, rules[layer], where, keep)
+            x = run(block, x, rules[layer], where, keep)
         x = self.norm(x).flatten(1, 2)
         logits = self.head(x) if self.head else torch.bmm(x, self.embedding.weight.transpose(1, 2))
         return logits.unflatten(1, (tokens.shape[1], -1))

@@ -75,9 +75,10 @@ class Step:
         self.losses = torch.zeros(KEPT, len(seeds), device=self.device)
         self.norms = torch.zeros_like(self.losses)
         self.optimizers = [self._optimizer(each) for each in stacked.decoders]
-        self._loss, self._batch = self._mean, self._drawn
+        self._sums, self._batch = losses_of, self._drawn
         if config.compile:
-            self._loss = torch.compile(self._mean, dynamic=False)
+            stacked.compile_blocks()
+            self._sums = torch.compile(losses_of, dynamic=False)
             self._batch = torch.compile(self._drawn, dynamic=False)
 
     def __call__(self) -> None:
@@ -143,7 +144,7 @@ class Step:
             here = slice(first, first + rows)
             last = piece + 1 == self.accumulate
             with nullcontext() if last or world == 1 else self.model.no_sync():  # type: ignore[operator]
-                loss = self._loss(inputs[:, here], targets[:, here], counts)
+                loss = self._mean(inputs[:, here], targets[:, here], counts)
                 # Processes' gradients are averaged, and the loss is a share of the whole batch's.
                 (loss.sum() * world).backward()
             total += loss.detach()
@@ -160,7 +161,7 @@ class Step:
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
             logits = self.model(inputs, self.data.scored)
-        return losses_of(logits, targets[..., -logits.shape[2] :]) / counts
+        return self._sums(logits, targets[..., -logits.shape[2] :]) / counts
 
     def _update(self, optimizer: torch.optim.AdamW, decoder: Decoder) -> Tensor:
         """Clip and update; the norm before. The fused kernel divides by `grad_scale` on its way."""
