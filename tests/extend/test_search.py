@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +156,16 @@ def test_below_the_critical_pair_stands_the_ntk_rule(tmp_path: Path) -> None:
     assert made.factors[4] == pytest.approx(8**0.5, abs=0.005)
     best = evolve_critical(SPACE, ledger(tmp_path), SMALL)
     assert best.monotone
+
+
+@pytest.mark.parametrize("walk", [evolve, evolve_critical])
+def test_every_evaluation_that_is_allowed_is_made(
+    walk: Callable[..., object], tmp_path: Path
+) -> None:
+    book = ledger(tmp_path, limit=40)
+    walk(SPACE, book, replace(SMALL, population=5, parents=2, mutations=1, crossovers=1,
+                              iterations=40))  # fmt: skip
+    assert len(book.used) == len(set(book.used)) == 40
 
 
 def test_a_broken_candidate_loses(tmp_path: Path) -> None:

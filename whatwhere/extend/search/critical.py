@@ -54,8 +54,9 @@ def evolve_critical(
     for pair in range(top, max(1, top - 8) - 1, -1):  # the unscaled rule first, at every pair
         pool.append((pair, [space.factor] * (space.count - pair)))
     pool = pool[: options.population]
+    known = {from_critical(space, *place) for place in pool}
     while len(pool) < options.population:
-        pool.append(_moved(space, draw.choice(pool), draw, options.probability, top))
+        pool.append(_fresh(space, draw.choice(pool), draw, options.probability, top, known))
     try:
         for iteration in range(options.iterations + 1):
             made = [from_critical(space, pair, tail) for pair, tail in pool]
@@ -66,12 +67,26 @@ def evolve_critical(
                 told(iteration, *ledger.best)
             count = options.mutations + options.crossovers
             pool = parents + [
-                _moved(space, draw.choice(parents), draw, options.probability, top)
+                _fresh(space, draw.choice(parents), draw, options.probability, top, known)
                 for _ in range(count)
             ]
     except Exhausted:
         pass
     return ledger.best[0]
+
+
+def _fresh(
+    space: Space, parent: tuple[int, list[float]], draw: random.Random, probability: float,
+    top: int, known: set[Candidate],
+) -> tuple[int, list[float]]:  # fmt: skip
+    """A descendant whose factors are new: a level tail has few neighbours, and they are used up."""
+    for _ in range(1000):
+        parent = _moved(space, parent, draw, probability, top)
+        made = from_critical(space, *parent)
+        if made not in known:
+            known.add(made)
+            return parent
+    raise RuntimeError("no new candidate was found in 1000 mutations: the space is used up")
 
 
 def _moved(
