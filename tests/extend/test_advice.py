@@ -69,7 +69,7 @@ def test_the_sentences_carry_the_numbers() -> None:
     text = " ".join(advise(ROWS, 2048, Limits(needs="vllm")).sentences)
     for part in (
         "2,048 tokens (4 times", "in vLLM: yarn, perplexity 24.53, 90% of the pass keys",
-        "Without any method it has perplexity 403.4 and finds 0%", "+0.050 nats a token",
+        "Without any method it has perplexity 403.4 and finds 0%", "yarn pays 0.050 nats a token",
         "Outside the limits dual_chunk reaches 20.09; excluded because splits pairs",
         "whatwhere adapt MODEL --method yarn --to 2048",
     ):  # fmt: skip
@@ -77,6 +77,17 @@ def test_the_sentences_carry_the_numbers() -> None:
     assert "adapt" not in " ".join(advise(ROWS, 2048, Limits("vllm", fine_tune=False)).sentences)
     more = " ".join(advise(ROWS, 2048, Limits(extra_cost=False)).sentences)
     assert "yarn finds more pass keys (90% against 30%)" in more
+
+
+def test_a_searched_method_is_named_by_its_file() -> None:
+    found = [row | {"encoding": "rope+longrope(" + "1.25," * 40} for row in rows("lr@4x", 2.9, 0.9)]
+    text = " ".join(advise([*ROWS, *found], 2048, Limits(needs="vllm")).sentences)
+    assert "--method RESULT.json --to 2048 (RESULT.json: what the search of lr@4x wrote)" in text
+    assert "…)." in text
+    assert "1.25," * 12 not in text
+    gain = rows("yarn", 3.2, 0.9, short=2.95)
+    kept = [row for row in ROWS if row["method"] == "none"]
+    assert "yarn gains 0.050 nats" in " ".join(advise([*kept, *gain], 2048).sentences)
 
 
 def test_nothing_fits_or_nothing_was_measured() -> None:

@@ -167,7 +167,7 @@ def _headline(best: Measured, limits: Limits) -> str:
     )
     if best.keys is not None:
         text += f", {best.keys:.0%} of the pass keys"
-    return f"{text} ({best.expression})."
+    return f"{text} ({_cut(best.expression)})."
 
 
 def _against_none(best: Measured, every: list[Measured]) -> list[str]:
@@ -182,7 +182,8 @@ def _against_none(best: Measured, every: list[Measured]) -> list[str]:
     text += " there."
     if plain.short is not None and best.short is not None:
         cost = best.short - plain.short
-        paid = f"pays {cost:+.3f} nats a token" if abs(cost) >= 5e-4 else "pays nothing measurable"
+        paid = f"{'pays' if cost > 0 else 'gains'} {abs(cost):.3f} nats a token"
+        paid = paid if abs(cost) >= 5e-4 else "pays nothing measurable"
         text += (
             f" On texts of the trained length {best.method} {paid} (perplexity "
             f"{_number(math.exp(best.short))}, the model itself {_number(math.exp(plain.short))})."
@@ -229,11 +230,17 @@ def _next(best: Measured, limits: Limits) -> list[str]:
     if best.vllm and not best.reason:
         return [f"In vLLM it would differ: {best.vllm}."]
     if limits.fine_tune and best.method != "none":
-        return [
-            f"Further training is allowed: whatwhere adapt MODEL --method {best.method} --to "
-            f"{best.target}."
-        ]
+        searched = "@" in best.method  # such a name stands for a file, and only that is a method
+        what = "RESULT.json" if searched else best.method
+        text = f"Further training is allowed: whatwhere adapt MODEL --method {what} --to "
+        file = f" (RESULT.json: what the search of {best.method} wrote)" if searched else ""
+        return [f"{text}{best.target}{file}."]
     return []
+
+
+def _cut(expression: str) -> str:
+    """Short enough to read: searched factors are a number per frequency."""
+    return expression if len(expression) <= 60 else f"{expression[:59]}…"
 
 
 def _number(value: float) -> str:
