@@ -227,6 +227,7 @@ def test_features_of_models_side_by_side() -> None:
         assert error(mine, true.double()) < LIMIT[torch.float32]
 
 
+@pytest.mark.slow
 def test_the_operators_keep_torch_s_contract() -> None:
     query = Polar(angles(8), offset=torch.zeros(2, 8).requires_grad_())
     leaves = [torch.randn(1, heads, 5, 8, requires_grad=True) for heads in (2, 1, 1)]
@@ -279,6 +280,7 @@ print(worst, torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
 
 
+@pytest.mark.slow
 def test_one_compiled_graph_for_every_length() -> None:
     worst, graphs = run_python(COMPILED).split()[-2:]
     assert float(worst) < 1e-6
