@@ -20,162 +20,23 @@ A tensor enters as the tuple (pointer, stride of batch, of head, of token); chan
 import triton
 import triton.language as tl
 
-from whatwhere.kernels.maps import _exp2, cosine_sine, wrapped_cosine_sine
+from whatwhere.kernels.maps import _exp2
 from whatwhere.kernels.prep import _temper
 from whatwhere.kernels.prep_access import opened
-from whatwhere.kernels.tiled import matrix, place, product, rows, start_of
+from whatwhere.kernels.short_features import (
+    features_of,
+    of_keys,
+    of_queries,
+    put_raw,
+    put_tile,
+    raw_tile,
+)
+from whatwhere.kernels.tiled import matrix, place, product, start_of
 
-__all__ = ["backward", "forward", "plain", "plain_back", "total"]
+__all__ = ["backward", "forward", "total"]
 
 _LOG2E = tl.constexpr(1.4426950408889634)
 _LN2 = tl.constexpr(0.6931471805599453)
-
-
-@triton.jit
-def plain(a, b, cosine, sine, KIND: tl.constexpr):
-    """The map that changes nothing: features made elsewhere, or none (NoPE, ALiBi)."""
-    return a, b
-
-
-@triton.jit
-def plain_back(grad_0, grad_1, a, cosine, sine, KIND: tl.constexpr):
-    """Its gradient."""
-    return grad_0, grad_1
-
-
-@triton.jit
-def _angles(batch, row, count, positions, step, spectrum, side, FIRST: tl.constexpr,
-            F: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Cosine and sine, times amplitude and decay, at every position, of frequencies from FIRST on.
-
-    As in the preparation kernel, but positions and frequencies are read once each, not in the
-    shape of the tile; 0 beyond the last frequency, so that padded channels add nothing to a score.
-    side is 1 for queries, -1 for keys: xPos's keys grow as its queries shrink.
-    """
-    turns, early_turns, start, direction, amplitude, decay, centre = spectrum
-    column = FIRST + tl.arange(0, WIDTH)
-    at = positions + batch.to(tl.int64) * step + row
-    position = tl.load(at, row < count, other=0)[:, None]
-    turn = tl.load(turns + column, column < F, other=0)[None, :]
-    if early_turns is not None:
-        early = tl.load(early_turns + column, column < F, other=0)[None, :]
-        turn = tl.where(position < start, early, turn)
-    cosine, sine = cosine_sine(position * direction, turn)
-    if decay is not None:
-        gamma, rate = decay
-        power = (position - centre).to(tl.float32) * (rate * side)
-        size = tl.log2((column.to(tl.float32) / F + gamma) / (1.0 + gamma))
-        size = tl.exp2(power * size[None, :])
-        cosine, sine = cosine * size, sine * size
-    if amplitude is not None:
-        cosine, sine = cosine * amplitude, sine * amplitude
-    if F < FIRST + WIDTH:
-        exists = (column < F)[None, :]
-        cosine, sine = tl.where(exists, cosine, 0.0), tl.where(exists, sine, 0.0)
-    return cosine, sine
-
-
-@triton.jit
-def _of_keys(batch, row, n, m, where, spectrum, FIRST: tl.constexpr, F: tl.constexpr,
-             WIDTH: tl.constexpr):  # fmt: skip
-    """Cosine and sine of keys, (None, None) if nothing turns."""
-    positions, position_step, k_positions, k_position_step = where
-    if k_positions is not None:
-        return _angles(batch, row, m, k_positions, k_position_step, spectrum, -1, FIRST, F, WIDTH)
-    else:
-        return _angles(batch, row, m, positions, position_step, spectrum, -1, FIRST, F, WIDTH)
-
-
-@triton.jit
-def _of_queries(cosine, sine, batch, row, n, where, spectrum, offset, at, temper,
-                FIRST: tl.constexpr, F: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """Those of queries: the keys' where positions are shared, turned on by a head's own angles δ
-    (angle addition), times temperature."""
-    positions, position_step, k_positions, _ = where
-    if k_positions is not None or spectrum[5] is not None:
-        cosine, sine = _angles(batch, row, n, positions, position_step, spectrum, 1, FIRST, F,
-                               WIDTH)  # fmt: skip
-    if offset is not None:
-        column = FIRST + tl.arange(0, WIDTH)
-        co, so = wrapped_cosine_sine(tl.load(offset + at * F + column, column < F, other=0.0))
-        co, so = co[None, :], so[None, :]
-        cosine, sine = cosine * co - sine * so, sine * co + cosine * so
-    if temper is not None:
-        cosine, sine = cosine * temper, sine * temper
-    return cosine, sine
-
-
-@triton.jit
-def _raw(tensor, batch, head, count, FIRST: tl.constexpr, F: tl.constexpr, PAIRED: tl.constexpr,
-         INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    """The channels of WIDTH frequencies from FIRST on, as stored."""
-    start, step = start_of(tensor, batch, head), tensor[3]
-    if INTERLEAVED:
-        both = matrix(start + 2 * FIRST, step, 0, count, 2 * (F - FIRST), BLOCK, 2 * WIDTH, True)
-        tiles = (both,)
-    else:
-        tiles = (matrix(start + FIRST, step, 0, count, F - FIRST, BLOCK, WIDTH, True),)
-        if PAIRED:
-            tiles += (matrix(start + F + FIRST, step, 0, count, F - FIRST, BLOCK, WIDTH, True),)
-    return tiles
-
-
-@triton.jit
-def _put(tensor, batch, head, count, FIRST: tl.constexpr, COLUMNS: tl.constexpr, tile,
-         BLOCK: tl.constexpr, WIDTH: tl.constexpr):  # fmt: skip
-    at = rows(start_of(tensor, batch, head) + FIRST, tensor[3], 0, BLOCK, WIDTH)
-    exists = (tl.arange(0, BLOCK) < count)[:, None] & (tl.arange(0, WIDTH) < COLUMNS)[None, :]
-    tl.store(at, tile.to(at.dtype.element_ty), exists)
-
-
-@triton.jit
-def _put_raw(tensor, batch, head, count, a, b, FIRST: tl.constexpr, F: tl.constexpr,
-             PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK: tl.constexpr,
-             WIDTH: tl.constexpr):  # fmt: skip
-    """The inverse of `_raw` and `opened`."""
-    if INTERLEAVED:
-        kind = tensor[0].dtype.element_ty
-        both = tl.reshape(tl.join(a.to(kind), b.to(kind)), (BLOCK, 2 * WIDTH))
-        _put(tensor, batch, head, count, 2 * FIRST, 2 * (F - FIRST), both, BLOCK, 2 * WIDTH)
-    else:
-        _put(tensor, batch, head, count, FIRST, F - FIRST, a, BLOCK, WIDTH)
-        if PAIRED:
-            _put(tensor, batch, head, count, F + FIRST, F - FIRST, b, BLOCK, WIDTH)
-
-
-@triton.jit
-def _features(q, k, batch, head, own, row, n, m, where, spectrum, offset, slot, temper,
-              MAP: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
-              REST: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
-              BLOCK_R: tl.constexpr):  # fmt: skip
-    """Features of one head's queries and keys in parts, rounded as the preparation kernel does."""
-    KIND: tl.constexpr = q[0].dtype.element_ty
-    SKIP: tl.constexpr = 2 * F if PAIRED else F
-    queries, keys = (), ()
-    q_tiles, k_tiles = (), ()
-    for first in tl.static_range(0, F, WIDTH):
-        q_tiles += (_raw(q, batch, head, n, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH),)
-        k_tiles += (_raw(k, batch, own, m, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH),)
-    for first in tl.static_range(0, F, WIDTH):
-        c, s = None, None
-        if spectrum[0] is not None:
-            c, s = _of_keys(batch, row, n, m, where, spectrum, first, F, WIDTH)
-        a, b = opened(k_tiles[first // WIDTH], PAIRED, INTERLEAVED, BLOCK, WIDTH)
-        a, b = MAP(a, b, c, s, KIND)
-        keys += (a.to(KIND), b.to(KIND))
-        if spectrum[0] is not None:
-            c, s = _of_queries(c, s, batch, row, n, where, spectrum, offset, slot, temper, first,
-                               F, WIDTH)  # fmt: skip
-        a, b = opened(q_tiles[first // WIDTH], PAIRED, INTERLEAVED, BLOCK, WIDTH)
-        a, b = MAP(a, b, c, s, KIND)
-        queries += (a.to(KIND), b.to(KIND))
-    if REST > 0:
-        tile = matrix(start_of(q, batch, head) + SKIP, q[3], 0, n, REST, BLOCK, BLOCK_R, True)
-        if temper is not None:
-            tile = (tile.to(tl.float32) * temper).to(KIND)
-        queries += (tile,)
-        keys += (matrix(start_of(k, batch, own) + SKIP, k[3], 0, m, REST, BLOCK, BLOCK_R, True),)
-    return queries, keys
 
 
 @triton.jit
@@ -223,7 +84,7 @@ def forward(q, k, v, out, lse, positions, k_positions, turns, early_turns, offse
     spectrum = (turns, early_turns, start, direction, amplitude, decay, centre)
     temper = _temper(batch, row, n, temperature, temperature_step)
     slot = head if per_set is None else batch // per_set * heads + head
-    queries, keys = _features(q, k, batch, head, own, row, n, m, where, spectrum, offset, slot,
+    queries, keys = features_of(q, k, batch, head, own, row, n, m, where, spectrum, offset, slot,
                               temper, MAP, PAIRED, INTERLEAVED, F, REST, BLOCK, WIDTH,
                               BLOCK_R)  # fmt: skip
     value = matrix(start_of(v, batch, own), v[3], 0, m, DV, BLOCK, BLOCK_DV, True)
@@ -245,7 +106,7 @@ def forward(q, k, v, out, lse, positions, k_positions, turns, early_turns, offse
     result = product(w.to(value.dtype), value) * (1.0 / total)[:, None]
     logs = tl.where(blind, float("inf"), (peak + tl.log2(total)) * _LN2)
     tl.store(lse + tl.program_id(0).to(tl.int64) * n + row, logs, row < n)
-    _put(out, batch, head, n, 0, DV, result, BLOCK, BLOCK_DV)
+    put_tile(out, batch, head, n, 0, DV, result, BLOCK, BLOCK_DV)
 
 
 @triton.jit
@@ -264,21 +125,21 @@ def _raw_gradients(tensors, batch, head, own, slot, row, n, m, where, spectrum, 
     for first in tl.static_range(0, F, WIDTH):
         c, s = None, None
         if spectrum[0] is not None:
-            c, s = _of_keys(batch, row, n, m, where, spectrum, first, F, WIDTH)
-        tiles = _raw(k, batch, own, m, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
+            c, s = of_keys(batch, row, n, m, where, spectrum, first, F, WIDTH)
+        tiles = raw_tile(k, batch, own, m, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
         g_0 = product(tl.trans(ds), queries[2 * (first // WIDTH)])
         g_1 = product(tl.trans(ds), queries[2 * (first // WIDTH) + 1])
         a, b = opened(tiles, PAIRED, INTERLEAVED, BLOCK, WIDTH)
         a, b = BACK(g_0, g_1, a, c, s, KIND)
         a, b = a * scale, b * scale
         if ALONE:
-            _put_raw(dk, batch, own, m, a, b, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
+            put_raw(dk, batch, own, m, a, b, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
         else:
             parts += (a, b) if PAIRED else (a,)
         if spectrum[0] is not None:
-            c, s = _of_queries(c, s, batch, row, n, where, spectrum, offset, slot, temper, first,
+            c, s = of_queries(c, s, batch, row, n, where, spectrum, offset, slot, temper, first,
                                F, WIDTH)  # fmt: skip
-        tiles = _raw(q, batch, head, n, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
+        tiles = raw_tile(q, batch, head, n, first, F, PAIRED, INTERLEAVED, BLOCK, WIDTH)
         g_0 = product(ds, keys[2 * (first // WIDTH)])
         g_1 = product(ds, keys[2 * (first // WIDTH) + 1])
         a, b = opened(tiles, PAIRED, INTERLEAVED, BLOCK, WIDTH)
@@ -287,7 +148,7 @@ def _raw_gradients(tensors, batch, head, own, slot, row, n, m, where, spectrum, 
             turned = tl.sum(TURNED(g_0, g_1, a, b, c, s, KIND), axis=0)
             tl.store(partial + channel, turned * scale, channel < F)
         a, b = BACK(g_0, g_1, a, c, s, KIND)
-        _put_raw(dq, batch, head, n, a * scale, b * scale, first, F, PAIRED, INTERLEAVED, BLOCK,
+        put_raw(dq, batch, head, n, a * scale, b * scale, first, F, PAIRED, INTERLEAVED, BLOCK,
                  WIDTH)  # fmt: skip
     return parts
 
@@ -304,7 +165,7 @@ def _one_head(tensors, batch, head, own, slot, row, n, m, where, spectrum, offse
     i, of_i, j, of_j, window = looks
     KIND: tl.constexpr = k[0].dtype.element_ty
     SKIP: tl.constexpr = 2 * F if PAIRED else F
-    queries, keys = _features(q, k, batch, head, own, row, n, m, where, spectrum, offset, slot,
+    queries, keys = features_of(q, k, batch, head, own, row, n, m, where, spectrum, offset, slot,
                               temper, MAP, PAIRED, INTERLEAVED, F, REST, BLOCK, WIDTH,
                               BLOCK_R)  # fmt: skip
     value = matrix(start_of(v, batch, own), v[3], 0, m, DV, BLOCK, BLOCK_DV, True)
@@ -322,7 +183,7 @@ def _one_head(tensors, batch, head, own, slot, row, n, m, where, spectrum, offse
     ds = (w * (dw - mean[:, None])).to(KIND)
     sums = (product(tl.trans(w.to(KIND)), g),)
     if ALONE:
-        _put(dv, batch, own, m, 0, DV, sums[0], BLOCK, BLOCK_DV)
+        put_tile(dv, batch, own, m, 0, DV, sums[0], BLOCK, BLOCK_DV)
     sums += _raw_gradients((q, k, dq, dk), batch, head, own, slot, row, n, m, where, spectrum,
                            offset, temper, ds, queries, keys, partial, scale, BACK, TURNED,
                            PAIRED, INTERLEAVED, F, BLOCK, WIDTH, ALONE)  # fmt: skip
@@ -330,10 +191,10 @@ def _one_head(tensors, batch, head, own, slot, row, n, m, where, spectrum, offse
         rest = product(ds, keys[-1]) * scale
         if temper is not None:
             rest = rest * temper
-        _put(dq, batch, head, n, SKIP, REST, rest, BLOCK, BLOCK_R)
+        put_tile(dq, batch, head, n, SKIP, REST, rest, BLOCK, BLOCK_R)
         rest = product(tl.trans(ds), queries[-1]) * scale
         if ALONE:
-            _put(dk, batch, own, m, SKIP, REST, rest, BLOCK, BLOCK_R)
+            put_tile(dk, batch, own, m, SKIP, REST, rest, BLOCK, BLOCK_R)
         else:
             sums += (rest,)
     return sums
@@ -393,13 +254,13 @@ def backward(q, k, v, grad, lse, dq, dk, dv, partial, positions, k_positions, tu
                 more += (sums[part] + found[part],)
             sums = more
     if GROUP > 1:
-        _put(dv, batch, own, m, 0, DV, sums[0], BLOCK, BLOCK_DV)
+        put_tile(dv, batch, own, m, 0, DV, sums[0], BLOCK, BLOCK_DV)
         for first in tl.static_range(0, F, WIDTH):
-            _put_raw(dk, batch, own, m, sums[1 + (1 + PAIRED) * (first // WIDTH)],
+            put_raw(dk, batch, own, m, sums[1 + (1 + PAIRED) * (first // WIDTH)],
                      sums[1 + PAIRED + (1 + PAIRED) * (first // WIDTH)], first, F,
                      PAIRED, INTERLEAVED, BLOCK, WIDTH)  # fmt: skip
         if REST > 0:
-            _put(dk, batch, own, m, SKIP, REST, sums[-1], BLOCK, BLOCK_R)
+            put_tile(dk, batch, own, m, SKIP, REST, sums[-1], BLOCK, BLOCK_R)
 
 
 @triton.jit(do_not_specialize=["count", "width"])

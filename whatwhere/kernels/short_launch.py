@@ -13,6 +13,7 @@ from whatwhere.kernels import pairs as looks
 from whatwhere.kernels import short
 from whatwhere.kernels.pairs import Pairs
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, Recipe, empty, tokens_first
+from whatwhere.kernels.short_features import plain, plain_back
 from whatwhere.kernels.short_sizes import LONGEST, Sizes, sizes_for
 from whatwhere.kernels.tiled_launch import like
 from whatwhere.kernels.tiled_sizes import of_device, padded
@@ -22,7 +23,7 @@ __all__ = ["PLAIN", "backward", "forward", "mapped", "mapped_backward"]
 _NOWHERE = contextlib.nullcontext()
 _CONTIGUOUS = torch.contiguous_format
 #: Features that were made elsewhere: the map that changes nothing, in two halves.
-PLAIN = Recipe(short.plain, short.plain_back, short.plain_back, paired=True)
+PLAIN = Recipe(plain, plain_back, plain_back, paired=True)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, pairs: Pairs) -> tuple[Tensor, Tensor]:
