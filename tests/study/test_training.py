@@ -13,14 +13,13 @@ import fresh
 import pytest
 import torch
 import torch.nn.functional as F
-from study.toy import Until
+from study.toy import Until, learning_rate
 
 from whatwhere import tasks
 from whatwhere.nn import Decoder
 from whatwhere.study.config import Config
 from whatwhere.study.held_out import scores
 from whatwhere.study.model import build_model
-from whatwhere.study.schedule import learning_rate
 from whatwhere.study.training import Training
 from whatwhere.tasks import IGNORED, Drawn
 

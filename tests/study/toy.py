@@ -1,5 +1,6 @@
 """A task and a configuration so small that a training takes a fraction of a second."""
 
+import math
 from typing import Any
 
 import torch
@@ -41,6 +42,16 @@ def toy_config(**changes: Any) -> Config:
         "valid_points": 3,
     }
     return Config(**(sizes | changes))
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """The rate of step 0, 1, … as one would write it on the host."""
+    warmup = config.warmup_steps
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, config.steps - warmup)
+    share = config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * progress)) / 2
+    return config.lr * share
 
 
 class Until(Observer):

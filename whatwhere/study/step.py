@@ -8,7 +8,6 @@ as fast as Python launches them. Elsewhere the same function runs as it is.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -20,23 +19,14 @@ from torch import Tensor, nn
 
 from whatwhere.nn import Decoder
 from whatwhere.study.config import Config
+from whatwhere.study.schedule import learning_rate
 from whatwhere.study.stacked import Stacked
 from whatwhere.tasks import IGNORED, Drawn
 
-__all__ = ["KEPT", "Graphed", "Step", "losses_of", "scheduled"]
+__all__ = ["KEPT", "Graphed", "Step", "losses_of"]
 
 KEPT = 64
 """Steps whose losses lie on the device until somebody reads them."""
-
-
-def scheduled(step: Int64[Tensor, ""], config: Config) -> Float[Tensor, ""]:
-    """The learning rate of step 0, 1, … on its device; the same as `schedule.learning_rate`."""
-    warmup = config.warmup_steps
-    at = step.double()
-    progress = (at - warmup) / max(1, config.steps - warmup)
-    cosine = (1 + torch.cos(math.pi * progress)) / 2
-    after = config.final_lr + (1 - config.final_lr) * cosine
-    return (config.lr * torch.where(at < warmup, (at + 1) / max(1, warmup), after)).float()
 
 
 def losses_of(
@@ -82,7 +72,7 @@ class Step:
             self._batch = torch.compile(self._drawn, dynamic=False)
 
     def __call__(self) -> None:
-        self.rate.copy_(scheduled(self.number, self.config))
+        self.rate.copy_(learning_rate(self.number, self.config))
         self.stacked.forget_gradients()
         loss = self._gradients()
         self.stacked.share_gradients()
