@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fresh import run_python
+from kernels.compiled_op import compiled
 from torch import Tensor
 
 import whatwhere as ww
@@ -170,37 +170,10 @@ def test_attend_chooses_it_for_short_sequences(text: str, monkeypatch: pytest.Mo
         assert error(ours, true.double()) <= 2 * error(torchs, true.double()) + 1e-4
 
 
-COMPILED = """
-import torch
-from whatwhere.kernels.fused_op import fused
-from whatwhere.kernels.pairs import Pairs
-from whatwhere.maps import Polar
-from whatwhere.phases import Angles
-
-angles = Angles((torch.arange(64) << 58).cuda())
-
-def run(q, k, v, offset):
-    at = torch.arange(q.shape[2], device=q.device)[None]
-    query = Polar(angles, "softplus", offset)
-    out = fused(query, Polar(angles), q, k, v, at, None, 0.125, Pairs(), "short")
-    return out.float().square().sum()
-
-compiled = torch.compile(run, fullgraph=True)
-worst = 0.0
-for length in (33, 47, 64):
-    leaves = [torch.randn(2, h, length, 64, device="cuda").requires_grad_() for h in (4, 2, 2)]
-    leaves.append(torch.zeros(4, 64, device="cuda", requires_grad=True))
-    with torch.autocast("cuda", torch.bfloat16):
-        got, wanted = (torch.autograd.grad(f(*leaves), leaves) for f in (compiled, run))
-    worst = max(worst, *(float((a - b).norm() / b.norm()) for a, b in zip(got, wanted)))
-print(worst, torch._dynamo.utils.counters["stats"]["unique_graphs"])
-"""
-
-
 def test_one_compiled_graph_under_autocast() -> None:
-    worst, graphs = run_python(COMPILED).split()[-2:]
-    assert float(worst) < 1e-2
-    assert int(graphs) <= 2
+    worst, graphs = compiled("short", (33, 47, 64))
+    assert worst < 1e-2
+    assert graphs <= 2
 
 
 def test_in_a_cuda_graph() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tasks.graphs import a_graph_draws_what_the_cpu_draws
 
 from whatwhere import tasks
 from whatwhere.errors import UnknownName
@@ -104,17 +105,4 @@ def test_what_does_not_fit_is_refused():
 
 @pytest.mark.gpu
 def test_a_cuda_graph_draws_what_the_cpu_draws():
-    data, seeds = Windows(made(train=5000), 9), torch.tensor([0, 1], device="cuda")
-    step = torch.zeros((), dtype=torch.int64, device="cuda")
-    for _ in range(2):
-        data.batch(seeds, step, 64)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        inputs, targets = data.batch(seeds, step, 64)
-    for number in (5, 99_999):
-        step.fill_(number)
-        graph.replay()
-        for seed in (0, 1):
-            drawn, aims = data.batch(seed, number, 64)
-            assert torch.equal(inputs[seed].cpu(), drawn)
-            assert torch.equal(targets[seed].cpu(), aims)
+    a_graph_draws_what_the_cpu_draws(Windows(made(train=5000), 9))
