@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -76,7 +76,8 @@ class Drawn(ABC):
             device = step.device
         key = fold(fold(seed, _BATCHES), step)
         rows = torch.arange(batch_size, device=device)
-        numbers = fold(key.to(rows.device)[..., None], rows)
+        key = key.to(rows.device)[..., None] if isinstance(key, Tensor) else key
+        numbers = fold(key, rows)
         size = self.sizes["train"]
         return self.examples("train", numbers if size is None else below(numbers, size))
 
@@ -118,18 +119,28 @@ def exact_match(
     return ((logits.argmax(-1) == targets) | (targets == IGNORED)).all(-1)
 
 
-def fold(key: Tensor | int, data: Tensor | int) -> Tensor:
+@overload
+def fold(key: int, data: int) -> int: ...
+@overload
+def fold(key: Tensor, data: Tensor | int) -> Tensor: ...
+@overload
+def fold(key: Tensor | int, data: Tensor) -> Tensor: ...
+@overload
+def fold(key: Tensor | int, data: Tensor | int) -> Tensor | int: ...
+def fold(key: Tensor | int, data: Tensor | int) -> Tensor | int:
     """A 64-bit key from a key and data, both integers, broadcast: SplitMix64's mixing function.
 
-    int64 multiplication wraps alike on every device. Source: Steele, Lea and Flood, "Fast
-    splittable pseudorandom number generators" (OOPSLA 2014), with the constants of its variant 13.
+    int64 multiplication wraps alike on every device. Two ints give an int: a tensor of one number
+    beside those of a GPU would be copied there, which a CUDA graph refuses. Source: Steele, Lea and
+    Flood, "Fast splittable pseudorandom number generators" (OOPSLA 2014), with the constants of its
+    variant 13.
     """
-    x = torch.as_tensor(key) * _GOLDEN + torch.as_tensor(data) * _ODD
-    x = (x ^ _shifted(x, 30)) * _MIX_1
-    x = (x ^ _shifted(x, 27)) * _MIX_2
+    x = _wrapped(_times(key, _GOLDEN) + _times(data, _ODD))
+    x = _times(x ^ _shifted(x, 30), _MIX_1)
+    x = _times(x ^ _shifted(x, 27), _MIX_2)
     x = x ^ _shifted(x, 31)
     # Once more: key and data enter linearly above, and pairs of them must not cancel.
-    x = (x + _GOLDEN) * _MIX_1
+    x = _times(_wrapped(x + _GOLDEN), _MIX_1)
     return x ^ _shifted(x, 32)
 
 
@@ -149,6 +160,15 @@ _MIX_1 = _signed(0xBF58476D1CE4E5B9)
 _MIX_2 = _signed(0x94D049BB133111EB)
 
 
-def _shifted(x: Tensor, places: int) -> Tensor:
+def _times(x: Tensor | int, factor: int) -> Tensor | int:
+    return _wrapped(x * factor)
+
+
+def _wrapped(x: Tensor | int) -> Tensor | int:
+    """As int64 wraps."""
+    return _signed(x & ((1 << 64) - 1)) if isinstance(x, int) else x
+
+
+def _shifted(x: Tensor | int, places: int) -> Tensor | int:
     """Logical shift to the right: torch's own copies the sign."""
     return (x >> places) & ((1 << (64 - places)) - 1)
