@@ -240,4 +240,5 @@ class TestOnGpu:
                         0.125)  # fmt: skip
             fused_decode.decode(ours, call)
             counts.append(len(next(iter(kernel.values()))[0]))
-        assert counts[0] == counts[-1]
+        # A cache that one program reads is written out by it, several are joined: two kernels.
+        assert counts[-1] <= counts[0] + 1

@@ -75,5 +75,5 @@ print(counter.frame_count, torch.allclose(*losses, rtol=1e-5))
 
 
 def test_all_blocks_share_a_graph() -> None:
-    """Four graphs, none broken: blocks, the last block, the loss, the batch."""
-    assert run_python(COMPILED) == "4 True\n"
+    """Three graphs, none broken: blocks, the last block, the loss."""
+    assert run_python(COMPILED) == "3 True\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ PLAN = Config(
 def stepped(encoding: str, graph: bool, compiled: bool = False, count: int = 10) -> Step:
     plan, data = replace(PLAN, compile=compiled), tasks.draw("indirect")
     models = [build_model(plan, encoding, data.vocab_size, seed).cuda() for seed in (0, 1, 2)]
-    step = Step(Stacked(models).train(), data, plan, torch.arange(3, device="cuda"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "sampling is not compiled")
+        step = Step(Stacked(models).train(), data, plan, torch.arange(3, device="cuda"))
     one = Graphed(step, torch.device("cuda"))
     if not graph:
         one.side = None
@@ -49,7 +52,6 @@ def test_a_graph_is_its_steps(encoding: str, compiled: bool) -> None:
     assert torch.isfinite(plain.losses[:10]).all()
     assert int(graphed.number) == 10
     torch.testing.assert_close(graphed.losses[:10], plain.losses[:10], rtol=2e-3, atol=2e-3)
-    assert float(plain.losses[0].mean()) > float(plain.losses[9].mean())
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.1}, {"compile": True}], ids=str)

@@ -35,7 +35,7 @@ TABLE: dict[tuple[str, int], dict[tuple[int, int], tuple[Sizes, Sizes]]] = {
     ("hopper", 2): {
         (16, 64): (Sizes(1, 32), Sizes(2, 32)),
         (32, 64): (Sizes(2, 32), Sizes(2, 32)),
-        (64, 64): (Sizes(4, 32), Sizes(4, 32, 168)),
+        (64, 64): (Sizes(4, 64, 128), Sizes(4, 32, 168)),
         (128, 64): (Sizes(8, 32), Sizes(8, 32)),
         (16, 128): (Sizes(2, 32), Sizes(2, 32)),
         (32, 128): (Sizes(4, 32), Sizes(4, 32)),

@@ -8,6 +8,7 @@ as fast as Python launches them. Elsewhere the same function runs as it is.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -69,7 +70,7 @@ class Step:
         if config.compile:
             stacked.compile_blocks()
             self._sums = torch.compile(losses_of, dynamic=False)
-            self._batch = torch.compile(self._drawn, dynamic=False)
+            self._batch = _compiled_draw(self._drawn, self.device)
 
     def __call__(self) -> None:
         self.rate.copy_(learning_rate(self.number, self.config))
@@ -161,6 +162,27 @@ class Step:
         optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         optimizer.step()
         return norm
+
+
+def _compiled_draw(
+    draw: Callable[[], tuple[Tensor, Tensor, Tensor]], device: torch.device
+) -> Callable[[], tuple[Tensor, Tensor, Tensor]]:
+    """`draw` with its hundred small kernels fused, where that gives the same batch, else itself."""
+    if device.type != "cuda":
+        return draw  # torch 2.13 computes wrong products of 64 bits on a CPU, or crashes
+    # Inductor would join the keys' 64-bit products with the arithmetic of places, which has 32 bits
+    # on a GPU: torch 2.11 refuses the kernel that it wrote.
+    as_said = {"constant_and_index_propagation": False}
+    fused = torch.compile(draw, dynamic=False, options=as_said)
+    try:
+        wrong = any(not torch.equal(a, b) for a, b in zip(fused(), draw(), strict=True))
+        reason = "it gives another batch" if wrong else None
+    except Exception as error:  # noqa: BLE001 - a compiler's error must not end a training
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    if reason is None:
+        return fused
+    warnings.warn(f"sampling is not compiled ({reason}); steps take a little longer", stacklevel=3)
+    return draw
 
 
 class Graphed:
