@@ -33,10 +33,10 @@ EVALUATIONS = (
 
 
 def cell(name: str, encoding: str, about: str = "", **more: Any) -> Cell:
-    """Eight seeds, four at a time. `more`: fields of a Cell, and changes of the configuration."""
+    """Ten seeds, five at a time. `more`: fields of a Cell, and changes of the configuration."""
     own = {key: more.pop(key) for key in ("shown", "columns", "drawn") if key in more}
-    config = recipe("indirect", seeds=tuple(range(8)), **more)
-    return Cell(name, encoding, config, "indirect", EVALUATIONS, stacked=4, about=about, **own)
+    config = recipe("indirect", seeds=tuple(range(10)), **more)
+    return Cell(name, encoding, config, "indirect", EVALUATIONS, stacked=5, about=about, **own)
 
 
 PAPER = (

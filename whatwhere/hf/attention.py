@@ -143,6 +143,7 @@ class Unturned(nn.Module):
         self.numbers, self.width, self.config = numbers, width, config
         self.length_dependent = any(each.length_dependent for each in encodings)
         self._fixed = [not any(True for _ in each.parameters()) for each in encodings]
+        setattr(self, WAITING, None)
 
     def number_of(self, layer: int) -> int:
         """Which of the encodings a layer has."""
@@ -166,9 +167,11 @@ class Unturned(nn.Module):
             )
         shape = (1, position_ids.shape[-1], self.width)
         identity = (x.new_ones(shape), x.new_zeros(shape))
-        context = self.__dict__.pop(WAITING, None)
+        # Plain attributes: torch 2.11's dynamo breaks the graph at `self.__dict__`.
+        context = getattr(self, WAITING)
         if context is None:
             return identity
+        setattr(self, WAITING, None)
         carrier = Turned(identity)
         carrier.context = context
         return carrier

@@ -105,11 +105,13 @@ class Training:
         self._resume()
 
     def run(self, observer: Observer, work: float, every: float = 60.0) -> None:
-        """Train to the end; a checkpoint every `every` seconds. `work` is one step's, for progress.
+        """Train to the end; a checkpoint every `every` seconds (more rarely if it took over a
+        fiftieth of that). `work` is one step's, for progress.
 
         KeyboardInterrupt, after saving, when observer.stop() says so.
         """
         started = saved = time.monotonic()
+        cost = 0.0
         before, marks = self.seconds, sorted(valid_steps(self.config))
         graphed = Graphed(self._one, self.device)
         if self.accelerator.num_processes > 1:
@@ -128,9 +130,12 @@ class Training:
                 self.finished = self.step == self.config.steps or all(self.failed)
                 self.seconds = before + time.monotonic() - started
                 stop = self._agreed(observer.stop())
-                if stop or self.finished or self._agreed(time.monotonic() - saved >= every):
+                due = time.monotonic() - saved >= max(every, 50 * cost)
+                if stop or self.finished or self._agreed(due):
+                    began = time.monotonic()
                     self.save()
                     saved = time.monotonic()
+                    cost = saved - began
                 if stop and not self.finished:
                     raise KeyboardInterrupt
 
