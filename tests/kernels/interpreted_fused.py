@@ -45,6 +45,20 @@ def test_fused_equals_the_reference(text: str, label: str) -> None:
         assert error <= single(expected[key])["atol"], key
 
 
+@pytest.mark.parametrize("queries", [1, 9])
+@pytest.mark.parametrize("text", ["rope+logn(form=unclipped)", "pope(delta_init=uniform)"])
+def test_positions_may_be_slices_of_longer_rows(text: str, queries: int) -> None:
+    """Rows of their own, cut out of a longer text's as a prefill in pieces cuts them."""
+    rows = torch.stack((torch.arange(40), 3 * torch.arange(40)))
+    where = Where(queries, 11, rows[:, 20 - queries : 20], rows[:, 9:20])
+    rule = make(text, CPU).to(torch.float32).rule(64)
+    q, k, v = vectors(rule, queries, 11, CPU, torch.float32)
+    with torch.no_grad():
+        found = ww.attend(q, k, v, rule, where=where, backend="fused")
+        expected = ww.attend(q, k, v, rule, where=where, backend="reference")
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "sentence"),
     [

@@ -182,17 +182,17 @@ def launch(
     capped = all(x is None or x.element_size() == 2 for x in tensors)
     capped = capped and rest == 0 and inputs.early_turns is None and inputs.temperature is None
     gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
+    positions, temperature = _row_major(inputs.positions), _row_major(inputs.temperature)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
     with on_device:
         _KERNELS[direction][(shape[0] * how_many.chunks * how_many.groups,)](
             *(None if x is None else _described(x) for x in tensors),
             *extra,
-            *(_row_major(inputs.positions), inputs.turns, inputs.early_turns),
+            *(positions, inputs.turns, inputs.early_turns),
             None if inputs.offset is None else _turned(inputs.offset),
-            None if inputs.temperature is None else _row_major(inputs.temperature),
+            temperature,
             *(shape[2], *count, heads, kv_heads),
-            _step(inputs.positions),
-            0 if inputs.temperature is None else _step(inputs.temperature),
+            *(_step(positions), _step(temperature)),
             *(inputs.start, inputs.direction, inputs.amplitude),
             *((gamma, rate) if inputs.decay else None, int(centre)),
             **how.functions(direction),
@@ -223,9 +223,10 @@ def _described(x: Tensor) -> tuple[Any, ...]:
     return x, x.stride(0), x.stride(1), x.stride(2)
 
 
-def _row_major(x: Tensor) -> Tensor:
-    return x if x.stride(1) == 1 else x.contiguous()
+def _row_major(x: Tensor | None) -> Tensor | None:
+    return x if x is None or x.stride(1) == 1 else x.contiguous()
 
 
-def _step(x: Tensor) -> int:
-    return 0 if x.shape[0] == 1 else x.shape[1]
+def _step(x: Tensor | None) -> int:
+    """From one row to the next: a slice of longer rows keeps their step."""
+    return 0 if x is None or len(x) == 1 else x.stride(0)
