@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from typing import Any, final
+from collections.abc import Sequence
+from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
 
-from whatwhere.encodings.base import Shape, Turning, choice
+from whatwhere.encodings.base import Encoding, Shape, Turning, choice
 from whatwhere.errors import real_number
 from whatwhere.maps import Polar
 from whatwhere.phases import Angles, Phases
@@ -83,13 +85,22 @@ class PoPE(Turning):
                 self.delta.uniform_(-2.0 * math.pi, 0.0)
 
     def bounded_delta(self) -> Tensor | None:
-        """δ as the score uses it, in radians, (heads, channels); None if there is none."""
+        """δ as the score uses it, in radians, shaped as δ; None if there is none."""
         if self.delta is None or self.delta_bound == "free":
             return self.delta
         clamped = self.delta.clamp(-2.0 * math.pi, 0.0)
         if self.delta_bound == "clamp":
             return clamped
         return self.delta + (clamped - self.delta).detach()
+
+    def beside(self, others: Sequence[Self]) -> Encoding | None:
+        """One PoPE whose δ is (models, heads, channels)."""
+        if self.delta is None:
+            return self
+        deltas = [one.delta for one in (self, *others)]
+        joined = copy.deepcopy(self)
+        joined.delta = nn.Parameter(torch.stack([d.detach() for d in deltas if d is not None]))
+        return joined
 
     def rule_with(self, angles: Angles, horizon: int | None = None) -> ScoreRule:
         """One term: polar features on both sides, -δ on the query's phase."""

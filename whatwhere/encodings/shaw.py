@@ -52,7 +52,11 @@ class _RelativeTables:
         q_pos: Int[Tensor, "#b nq"],
         k_pos: Int[Tensor, "#b nk"],
     ) -> Float[Tensor, "b h nq dv"] | None:
-        """Σ_j α_ij w^V[clip(j - i)]: weights summed per distance, then one product."""
+        """Σ_j α_ij w^V[clip(j - i)]: weights summed per distance, then one product.
+
+        On a GPU these sums are atomic: the last bits differ from call to call, unless
+        torch.use_deterministic_algorithms(True) is set.
+        """
         if self.values is None:
             return None
         index = self._index(q_pos, k_pos)[:, None].expand(*weights.shape)

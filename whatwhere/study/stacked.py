@@ -17,66 +17,16 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from whatwhere.attention import Where, attend
-from whatwhere.attention.side_by_side import side_by_side
 from whatwhere.encodings import Encoding
 from whatwhere.nn import Decoder
 from whatwhere.nn import decoder as parts
 from whatwhere.rule import ScoreRule
+from whatwhere.study.shared import Linear, Norm, Shared, Table, product
 
 __all__ = ["Stacked"]
 
 Rules = list[list[ScoreRule]]
-"""By layer, then by seed; one for all seeds where they share it or can be joined."""
-
-
-class _Shared(nn.Module):
-    """A weight of shape (S, …) whose slices are the weights of S modules."""
-
-    def __init__(self, modules: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.each = [cast(nn.Parameter, module.weight) for module in modules]
-        self.weight = nn.Parameter(torch.stack([each.detach() for each in self.each]))
-        self.link()
-
-    def link(self) -> None:
-        """Make each module's parameter a view of this weight."""
-        for each, view in zip(self.each, self.weight.detach().unbind(0), strict=True):
-            each.data = view
-
-    def share_gradient(self) -> None:
-        """Give each module's parameter its slice of the gradient."""
-        slices = [None] * len(self.each) if self.weight.grad is None else self.weight.grad.unbind(0)
-        for each, gradient in zip(self.each, slices, strict=True):
-            each.grad = gradient
-
-
-class Linear(_Shared):
-    """y[s] = x[s] W[s]ᵀ, (S, tokens, in) -> (S, tokens, out)."""
-
-    def forward(self, x: Float[Tensor, "s t i"]) -> Float[Tensor, "s t o"]:
-        return torch.bmm(x, self.weight.transpose(1, 2))
-
-
-class Norm(_Shared):
-    """RMSNorm over the last axis with a gain a seed."""
-
-    def __init__(self, modules: Sequence[nn.RMSNorm]) -> None:
-        super().__init__(modules)
-        self.eps = modules[0].eps
-
-    def forward(self, x: Float[Tensor, "s *rest w"]) -> Float[Tensor, "s *rest w"]:
-        gain = self.weight.view(len(x), *[1] * (x.dim() - 2), -1)
-        return F.rms_norm(x, x.shape[-1:], None, self.eps) * gain
-
-
-class Table(_Shared):
-    """Token embeddings, (S, …) int64 -> (S, …, width)."""
-
-    def forward(self, tokens: Int[Tensor, "s *rest"]) -> Float[Tensor, "s *rest w"]:
-        seeds, rows, _ = self.weight.shape
-        first = torch.arange(0, seeds * rows, rows, device=tokens.device)
-        first = first.view(seeds, *[1] * (tokens.dim() - 1))
-        return F.embedding(tokens + first, self.weight.flatten(0, 1))
+"""By layer, then by seed; one for all seeds where one encoding holds what they learned."""
 
 
 def _normed(each: Sequence[nn.Module]) -> nn.Module:
@@ -178,9 +128,9 @@ class Stacked(nn.Module):
         self.norm = Norm([one.norm for one in decoders])
         tied = self.config.tie_embeddings
         self.head = None if tied else Linear([one.head for one in decoders])
-        self.encodings = nn.ModuleList([one.encodings for one in decoders])
+        self.joint, self.learned = self._joint()
+        self.encodings = nn.ModuleList([] if self.joint else [one.encodings for one in decoders])
         # What the encoding is does not change; asking each time would break a compiled graph.
-        self._alike = not list(self.encodings.parameters())
         self._adds = type(decoders[0].active[0]).embed is not Encoding.embed
         self._run = _run
 
@@ -214,7 +164,7 @@ class Stacked(nn.Module):
             keep = n if last is None or layer + 1 < count else min(last, n)
             x = run(block, x, rules[layer], where, keep)
         x = self.norm(x).flatten(1, 2)
-        logits = self.head(x) if self.head else torch.bmm(x, self.embedding.weight.transpose(1, 2))
+        logits = self.head(x) if self.head else product(x, self.embedding.weight)
         return logits.unflatten(1, (tokens.shape[1], -1))
 
     def link(self) -> None:
@@ -233,18 +183,26 @@ class Stacked(nn.Module):
             parameter.grad = None
         self.share_gradients()
 
-    def _shared(self) -> list[_Shared]:
-        return [module for module in self.modules() if isinstance(module, _Shared)]
+    def _shared(self) -> list[Shared]:
+        return [module for module in self.modules() if isinstance(module, Shared)]
+
+    def _joint(self) -> tuple[nn.ModuleList, nn.ModuleList]:
+        """By layer the encodings of all seeds as one, and their parameters; none if one can not."""
+        joint, learned = [], []
+        for first, *others in zip(*(one.active for one in self._decoders), strict=True):
+            found = first.beside(others)
+            if found is None:
+                return nn.ModuleList(), nn.ModuleList()
+            joint.append(found)
+            own = [dict(one.named_parameters()) for one in (first, *others)]
+            for name, weight in found.named_parameters():
+                learned.append(Shared([each[name] for each in own], weight))
+        return nn.ModuleList(joint), nn.ModuleList(learned)
 
     def _rules(self, horizon: int) -> Rules:
-        asked = self._decoders[:1] if self._alike else self._decoders
-        seeds = [[e.rule(horizon, training=self.training) for e in one.active] for one in asked]
-        found: Rules = []
-        for layer in range(len(self.blocks)):
-            rules = [each[layer % len(each)] for each in seeds]
-            joined = side_by_side(rules)
-            found.append(rules if joined is None else [joined])
-        return found
+        asked = [self.joint] if self.joint else [one.active for one in self._decoders]
+        seeds = [[e.rule(horizon, training=self.training) for e in each] for each in asked]
+        return [[each[layer % len(each)] for each in seeds] for layer in range(len(self.blocks))]
 
     def _embed(self, tokens: Tensor, place: Tensor) -> Tensor:
         x = self.embedding(tokens)
