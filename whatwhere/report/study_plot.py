@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatwhere.report.rows import Row
-from whatwhere.report.style import RC, styles
+from whatwhere.report.style import KNOWN, RC, styles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,19 +29,25 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
     """Draw what there is into stem.png/.svg (lengths) and stem-curves.png/.svg; the files.
 
     lengths: perplexity of trainings that were read at several lengths, means over seeds with the
-    lowest and highest. curves: a line a seed, accuracy where the rows have it, else nll.
+    lowest and highest. curves: a line a seed, accuracy where the rows have it, else nll; a panel
+    for each data set.
     The same rows give the same files.
     """
     paths: list[Path] = []
     lengths = _lengths(rows)
     if lengths:
-        paths += _save(stem, partial(_draw_lengths, found=lengths))
+        paths += _save(stem, [partial(_draw_lengths, found=lengths)])
     accuracy = any(row["metric"] == "accuracy" for row in rows)
     found = _curves(curves, "valid_accuracy" if accuracy else "valid_nll")
     if found:
         name = "share of right answers" if accuracy else "validation loss, nats per token"
         place = stem.with_name(f"{stem.name}-curves") if lengths else stem
-        paths += _save(place, partial(_draw_curves, found=found, name=name))
+        tasks: dict[str, Curves] = {}
+        for run, seeds in found.items():
+            tasks.setdefault(_named(run)[0], {})[run] = seeds
+        paths += _save(
+            place, [partial(_draw_curves, found=each, name=name) for each in tasks.values()]
+        )
     return paths
 
 
@@ -95,31 +101,45 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
     axes.set_title("the same targets at every length; band: lowest to highest seed")
 
 
-def _draw_curves(axes: Axes, found: Curves, name: str) -> None:
-    import matplotlib as mpl
+def _named(run: str) -> tuple[str, str]:
+    """What a run was trained on, and its encoding: jsb_pope is (jsb, pope), pope_free its own."""
+    front, _, last = run.rpartition("_")
+    return (front, last) if last in KNOWN else ("", run)
 
-    colours = mpl.colormaps["tab20"]
-    for number, (run, seeds) in enumerate(found.items()):
+
+def _draw_curves(axes: Axes, found: Curves, name: str) -> None:
+    drawing = styles([_named(run)[1] for run in found])
+    for run, seeds in found.items():
         for count, points in enumerate(seeds.values()):
             x, y = zip(*points, strict=True)
-            label = f"{run} ({len(seeds)})" if count == 0 else None
-            axes.plot(x, y, color=colours(number % 20), linewidth=0.9, alpha=0.8, label=label)
+            label = f"{run} ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if count == 0 else None
+            colour = drawing[_named(run)[1]].colour
+            axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
+            axes.plot(x[-1], y[-1], "o", color=colour, markersize=2.5)
     axes.set_xlabel("step")
     axes.set_ylabel(name)
-    axes.set_title("one line a seed (their number in brackets)")
+    axes.set_title("validation, one line a seed")
 
 
-def _save(stem: Path, draw: Callable[[Axes], None]) -> list[Path]:
+def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
+    """One panel for each of `draws`, side by side."""
     import matplotlib as mpl
 
     mpl.use("Agg", force=False)
     import matplotlib.pyplot as plt
 
     stem.parent.mkdir(parents=True, exist_ok=True)
+    wide, legend = len(draws) > 1, {"frameon": False, "fontsize": 8}
     with mpl.rc_context(RC):
-        canvas, axes = plt.subplots(figsize=(7.4, 4.5))
-        draw(axes)
-        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        size = (5.2 * len(draws) if wide else 7.4, 4.5)
+        canvas, panels = plt.subplots(1, len(draws), figsize=size, squeeze=False)
+        for axes, draw in zip(panels[0], draws, strict=True):
+            draw(axes)
+            if wide:
+                axes.legend(**legend)
+            else:
+                axes.legend(**legend, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        canvas.tight_layout()
         paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
         for path in paths:
             # No date: the same rows give the same file.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 from zlib import crc32
 
-__all__ = ["RC", "Style", "styles"]
+__all__ = ["KNOWN", "RC", "Style", "styles"]
 
 # Okabe and Ito's palette, which is told apart under the common colour-vision deficiencies, for what
 # is compared most; Tol's muted colours for the others. Markers differ as well.
-_KNOWN = {
+KNOWN = {
     "nope": "#5f5f5f",
     "learned": "#8c6d46",
     "sinusoidal": "#CC79A7",
@@ -24,7 +24,7 @@ _KNOWN = {
     "pope+yarn": "#882255",
 }
 _FREE = ("#009E73", "#332288", "#999933", "#AA4499", "#44AA99", "#661100", "#117733", "#8c6d46")
-_PALETTE = [*dict.fromkeys([*_KNOWN.values(), *_FREE])]
+_PALETTE = [*dict.fromkeys([*KNOWN.values(), *_FREE])]
 _MARKERS = "osD^vPX<>phd*"
 
 #: matplotlib settings of every figure; text stays text-shaped paths, so pages look alike anywhere.
@@ -75,8 +75,8 @@ def styles(expressions: Iterable[str]) -> dict[str, Style]:
     wanted = list(dict.fromkeys(expressions))
     found: dict[str, Style] = {}
     used: set[str] = set()
-    for text in sorted(wanted, key=lambda each: (each not in _KNOWN, wanted.index(each))):
-        colour = _KNOWN.get(text)
+    for text in sorted(wanted, key=lambda each: (each not in KNOWN, wanted.index(each))):
+        colour = KNOWN.get(text)
         if colour is None or colour in used:
             colour = _free(text, used)
         used.add(colour)
