@@ -1,7 +1,7 @@
 """What the studies train and evaluate on: token streams (`Task`) or drawn examples (`Drawn`).
 
 A task is a loader ``load(data, progress) -> Task`` in a file of its own and one line in `TABLE`.
-`windows` and `sample_batch` cut its streams, `Windows` and `Pieces` give them out as a `Drawn`,
+`windows` cuts its streams, `Windows` and `Pieces` give them out as a `Drawn`,
 which the training engine samples on the device, `by_length` cuts text at several lengths, and
 `save` puts a task into one file that `load` reads. A task whose examples are made by rule, a
 question and its answer, is a subclass of `Drawn` and one line in `DRAWN`.
@@ -26,7 +26,7 @@ from whatwhere.tasks.pieces import LONG, Pieces, borders
 from whatwhere.tasks.saved import restore, save
 from whatwhere.tasks.stream import Windows
 from whatwhere.tasks.task import Progress, Task
-from whatwhere.tasks.windows import common_span, sample_batch, windows
+from whatwhere.tasks.windows import common_span, windows
 
 TABLE: dict[str, Callable[[Path | None, Progress | None], Task]] = {
     "books": books.load,
@@ -129,7 +129,6 @@ __all__ = [
     "load",
     "pieces",
     "restore",
-    "sample_batch",
     "save",
     "text",
     "windows",

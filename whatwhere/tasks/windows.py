@@ -13,11 +13,9 @@ second), so every token but the first of the stream is a target exactly once.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable
 
-import torch
 from jaxtyping import Int64
 from torch import Tensor
 
@@ -73,37 +71,6 @@ def common_span(tokens: int, lengths: Iterable[int], limit: int | None = None) -
             f"at every length need a multiple of {unit}"
         )
     return span
-
-
-def sample_batch(
-    stream: Int64[Tensor, " tokens"], length: int, batch_size: int, seed: int, step: int
-) -> tuple[Int64[Tensor, "batch length"], Int64[Tensor, "batch length"]]:
-    """Draw a training batch: (inputs, targets), both (batch_size, length), from random places.
-
-    A pure function of its arguments: there is no sampler to save, and a run that was killed at any
-    step goes on with exactly the batches it would have seen. Offsets are uniform over all places
-    where a window fits, independently drawn.
-
-    ValueError if the stream is shorter than length + 1, or an argument is not positive.
-    """
-    _positive("length", length)
-    _positive("batch_size", batch_size)
-    places = len(stream) - length
-    if places < 1:
-        raise ValueError(
-            f"length={length} needs a stream of at least {length + 1} tokens; "
-            f"this one has {len(stream)}"
-        )
-    generator = torch.Generator().manual_seed(_mixed(seed, step))
-    offsets = torch.randint(places, (batch_size,), generator=generator)
-    rows = stream.unfold(0, length + 1, 1)[offsets.to(stream.device)]
-    return rows[:, :-1], rows[:, 1:]
-
-
-def _mixed(seed: int, step: int) -> int:
-    """One 63-bit seed per (seed, step). With seed + step, run 1 would repeat run 0 one step on."""
-    digest = hashlib.sha256(f"{seed}:{step}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
 
 
 def _positive(name: str, value: int) -> None:
