@@ -174,8 +174,9 @@ def _compiled_draw(
     # on a GPU: torch 2.11 refuses the kernel that it wrote.
     as_said = {"constant_and_index_propagation": False}
     fused = torch.compile(draw, dynamic=False, options=as_said)
+    wanted = draw()  # first: it may put a stream on the device, which no graph should do
     try:
-        wrong = any(not torch.equal(a, b) for a, b in zip(fused(), draw(), strict=True))
+        wrong = any(not torch.equal(a, b) for a, b in zip(fused(), wanted, strict=True))
         reason = "it gives another batch" if wrong else None
     except Exception as error:  # noqa: BLE001 - a compiler's error must not end a training
         reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
