@@ -75,6 +75,30 @@ with torch.no_grad():
 print(json.dumps(float((torch.cat(parts, 1) - whole).abs().max() / whole.abs().max())))
 """
 
+# A cache of windows only counts in Python, so a compiled step has a symbol for it. A GPU's CUDA
+# graphs hold parts of a graph as functions of their own: here too.
+RING = """
+import json, torch
+from torch._inductor.scheduler import Scheduler
+from whatwhere.hf.context import Context, Record, remember
+Scheduler.should_partition = lambda self, node: None
+torch._inductor.config.force_disable_caches = True
+torch.set_num_threads(1)
+
+def step(ring, positions, start):
+    context = Context(None, "auto", positions, record=Record(ring, True), start=start)
+    remember(context, ring, positions.shape[1], "cpu")
+
+compiled = torch.compile(step, mode="reduce-overhead", dynamic=True, fullgraph=True)
+ring, expected = torch.zeros(3, 9, dtype=torch.int64), torch.zeros(3, 9, dtype=torch.int64)
+for start in (5, 8, 9, 31):
+    positions = 100 + start + torch.arange(3)[:, None]
+    compiled(ring, positions, start)
+    expected[:, start % 9] = positions[:, 0]
+    assert torch.equal(ring, expected), (start, ring)
+print("right")
+"""
+
 
 def failures(
     backend: str, cases: list[tuple[str, str, bool]], lengths: tuple[int, ...] = (13, 21)
@@ -106,3 +130,7 @@ def test_inductor_computes_the_same() -> None:
 def test_decoding_over_a_static_cache_compiles_once() -> None:
     script = DECODE.replace("TESTS", repr(str(ROOT / "tests")))
     assert json.loads(run_python(script).splitlines()[-1]) < 2e-5
+
+
+def test_positions_are_kept_where_a_cache_counts_in_python() -> None:
+    assert run_python(RING).splitlines()[-1] == "right"

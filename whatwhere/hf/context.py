@@ -155,16 +155,28 @@ def remember(context: Context, cache: Any, present: int, device: Any) -> None:
     if positions is None:
         positions = torch.arange(present, device=device)[None] + context.start
     if record is not None and record.ring:
-        size = record.positions.shape[1]
-        kept = min(size, present)
-        slots = torch.arange(present - kept, present, device=device) + context.start
-        record.positions[:, slots.remainder(size)] = positions[:, -kept:]
+        _write(record.positions, positions, context.start)
         return
     if record is not None:
         before = record.positions[:, : context.start]
         rows = max(before.shape[0], positions.shape[0])
         positions = torch.cat((before.expand(rows, -1), positions.expand(rows, -1)), dim=1)
     setattr(cache, _ATTRIBUTE, Record(positions, False, context.documents is not None))
+
+
+def _write(ring: Int[Tensor, "b size"], positions: Int[Tensor, "#b n"], start: Any) -> None:
+    """Positions of tokens start, start + 1, … into the ring, each at its index mod size.
+
+    Every slot chooses what it holds. `ring[:, slots] = …` computes the same, but fails in a CUDA
+    graph where `start` is a symbol (a cache of windows only counts in Python): Inductor 2.11 to
+    2.13 forgets the symbols of an index that is written to ("name 's82' is not defined").
+    """
+    size, present = ring.shape[1], positions.shape[1]
+    kept = min(size, present)
+    turn = torch.arange(size, device=ring.device) - (start + (present - kept))
+    turn = turn.remainder(size)[None]  # which of the last `kept` tokens stands in a slot
+    latest = _gather(positions[:, present - kept :], turn.clamp(max=kept - 1))
+    ring.copy_(torch.where(turn < kept, latest, ring))
 
 
 def _cached(cache: Any, tokens: Tensor) -> tuple[Any, Record | None]:
