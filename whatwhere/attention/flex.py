@@ -94,8 +94,7 @@ def _one_term(
     q = query(call.q, where.q_pos)
     if temperature is not None:
         q = (q * temperature[:, None, :, None]).to(call.q.dtype)
-    attention = _compiled() if call.device.type == "cuda" else _eager()
-    found = attention(
+    found = _run("flex_attention", call)(
         _wide_enough(q),
         _wide_enough(key(call.k, where.k_pos)),
         _wide_enough(v),
@@ -150,16 +149,13 @@ def _block_mask(where: Where, region: Region, call: Call) -> Any:
     if where.everything and region == EVERYWHERE:
         return None
     if region not in where.derived:
-        from torch.nn.attention.flex_attention import create_block_mask
-
-        where.derived[region] = create_block_mask(
+        where.derived[region] = _run("create_block_mask", call)(
             _mask_mod(where, region),
             B=where.batch if where.batch > 1 else None,
             H=None,
             Q_LEN=where.queries,
             KV_LEN=where.keys,
             device=call.device,
-            _compile=call.device.type == "cuda",
         )
     return where.derived[region]
 
@@ -182,23 +178,22 @@ def _mask_mod(where: Where, region: Region) -> Callable[..., Tensor]:
     return visible
 
 
-def _eager() -> Any:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    return flex_attention
+def _run(name: str, call: Call) -> Any:
+    """A function of torch's module, compiled on a GPU."""
+    if call.device.type == "cuda":
+        return _compiled(name)
+    return getattr(import_module("torch.nn.attention.flex_attention"), name)
 
 
 @functools.cache
-def _compiled() -> Any:
-    """flex_attention compiled, once for every rule and shape it meets.
+def _compiled(name: str) -> Any:
+    """That function compiled, once for every rule and shape it meets.
 
     Beyond 8 of them torch would run it uncompiled, dense, with a warning only: the limit is raised
     here, and reaching it is an error.
     """
-    from torch.nn.attention.flex_attention import flex_attention
-
     config: Any = import_module("torch._dynamo.config")
-    compiled = torch.compile(flex_attention)
+    compiled = torch.compile(getattr(import_module("torch.nn.attention.flex_attention"), name))
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
