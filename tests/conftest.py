@@ -1,4 +1,8 @@
-"""Runs before any test imports whatwhere: shapes and types are checked in tests, and only there."""
+"""Runs before any test imports whatwhere: shapes and types are checked in tests, and only there.
+
+On a GPU they are not: torch.compile is met on the way there (FlexAttention, transformers'
+`generate` over a static cache), and dynamo can not trace the wrappers.
+"""
 
 import os
 from collections.abc import Iterator
@@ -36,7 +40,9 @@ CHECKED = (
     "study",
     "extend",
 )
-jaxtyping.install_import_hook([f"whatwhere.{name}" for name in CHECKED], "typechecker.check")
+DEVICE = os.environ.get("WHATWHERE_DEVICE", "cpu")
+if DEVICE == "cpu":
+    jaxtyping.install_import_hook([f"whatwhere.{name}" for name in CHECKED], "typechecker.check")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,7 +54,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def device() -> torch.device:
     """Where tensors are put: WHATWHERE_DEVICE=cuda runs the same tests on a GPU."""
-    return torch.device(os.environ.get("WHATWHERE_DEVICE", "cpu"))
+    return torch.device(DEVICE)
 
 
 @pytest.fixture

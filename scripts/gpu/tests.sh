@@ -14,8 +14,10 @@ declare -A WHAT=(
   [prep]="-n 2 tests/kernels/test_prep_gpu.py tests/kernels/test_fused_op_gpu.py"
   [decode]="-n 2 tests/kernels/test_decode.py tests/kernels/test_decode_operands.py"
   [short]="-n 2 tests/kernels/test_short_gpu.py"
-  [conformance]="-n 4 tests/conformance tests/attention"
-  [hf]="-m gpu tests/hf/test_gpu.py"
+  # The rest of tests/conformance is the reference in float64: torch's operators, there as here.
+  [conformance]="-n 4 tests/conformance/test_backends.py tests/conformance/test_precision.py
+    tests/attention"
+  [hf]="-n 5 -m gpu tests/hf/test_gpu.py"
   [hf_methods]="-n 4 tests/hf/test_stock.py tests/hf/test_use.py tests/hf/test_methods.py"
   [nn]="-n 2 tests/nn tests/cache"
   [study]="-n 2 tests/study/test_training_gpu.py tests/study/test_stacked.py tests/study/test_schedule.py"

@@ -113,4 +113,5 @@ def logits(model: Any, ids: torch.Tensor, **arguments: Any) -> torch.Tensor:
 def assert_close(found: torch.Tensor, expected: torch.Tensor, relative: float = 1e-5) -> None:
     """Within 1e-5 of the largest logit (float32, sums in another order)."""
     bound = relative * max(1.0, float(expected.abs().max()))
-    assert float((found - expected).abs().max()) <= bound
+    gap = float((found - expected).abs().max())
+    assert gap <= bound, f"{gap:.1e} is above {bound:.1e}"

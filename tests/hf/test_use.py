@@ -232,7 +232,7 @@ def test_layers_without_positions_keep_none() -> None:
 def test_half_precision_and_autocast() -> None:
     model, ids = tiny_model("llama"), tokens()
     expected = logits(model, ids)
-    with hf.use(model), torch.autocast("cpu", torch.bfloat16):
+    with hf.use(model), torch.autocast(ids.device.type, torch.bfloat16):
         found = logits(model, ids)
     assert (found.float() - expected).abs().max() < 0.1 * expected.abs().max()
     model = model.bfloat16()
