@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,23 @@ def test_from_cells_to_verdicts(run, folder: Path, tmp_path: Path) -> None:
     assert "1 not run" in short.out  # a share of the steps is no seed of the claim
 
 
+def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'tests'}")
+    done = run("reproduce", str(folder), "--device", "cpu,cpu", "--only", "rope")
+    assert done.code == 0
+    assert "cpu:0: rope, seed 0,1: done in" in done.err
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
+    assert len({(r["run"], r["seed"], r["metric"], r.get("probe")) for r in rows}) == 6
+    assert not (folder / ".devices").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--only", "rop"), "unknown cell of made 'rop'; did you mean 'rope'"),
         (("--seeds", "one"), "--seeds is 'one'; write 0-7"),
+        (("--device", "cuda:0,gpu"), "write cpu, cuda, or several by comma: cuda:0,cuda:1"),
         (("--seeds", "5"), "seed 5 is none of these cells'"),
         (("--data", "jbs=x"), "did you mean 'jsb'"),
         (("--data", "jsb"), "--data is 'jsb'; write NAME=FILE"),

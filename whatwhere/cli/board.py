@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
 from whatwhere.cli.progress import Screen
 
-__all__ = ["Board"]
+__all__ = ["PARENT", "Board"]
+
+PARENT = "WHATWHERE_PARENT"
+"""Names the process that started this one: without it this one saves and stops."""
 
 
 class Board(Screen):
@@ -19,11 +23,17 @@ class Board(Screen):
     def __init__(self, minutes: float | None = None) -> None:
         super().__init__()
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
+        self._parent = os.environ.get(PARENT)
 
     @property
     def late(self) -> bool:
         """Whether the time is over."""
         return self._until is not None and time.monotonic() >= self._until
+
+    @property
+    def left(self) -> float | None:
+        """Minutes left, or None without a limit."""
+        return None if self._until is None else (self._until - time.monotonic()) / 60
 
     def train(self, name: str, seed: int, step: int, steps: int) -> None:
         self._drop()
@@ -52,4 +62,5 @@ class Board(Screen):
         self._advance(work)
 
     def stop(self) -> bool:
-        return super().stop() or self.late
+        alone = self._parent is not None and str(os.getppid()) != self._parent
+        return super().stop() or self.late or alone

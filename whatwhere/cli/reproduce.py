@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from whatwhere.cli.board import Board
+    from whatwhere.cli.farming import Starter
     from whatwhere.report.paper import Run
     from whatwhere.study.cells import Cell, Study
     from whatwhere.study.data import Library
@@ -61,18 +63,21 @@ def reproduce(
     the same command goes on there, and nothing is done twice. Cells whose data is not given are
     left out, and named. Checkpoints lie in DIR/checkpoints, of studies/* in studies/checkpoints.
 
-    Exit codes: 0 done, 1 done but some seeds failed (their rows say why), 2 bad usage or input,
-    3 --minutes are over and there is more to do, 130 interrupted.
+    Exit codes: 0 done, 1 done but some seeds failed (their rows say why) or a device's process
+    broke, 2 bad usage or input, 3 --minutes are over and there is more to do, 130 interrupted.
 
     \b
     Examples:
       whatwhere reproduce studies/pope_table_1 --dry-run
-      whatwhere reproduce studies/pope_table_1 --only rope,pope --seeds 0-3 --minutes 25
+      whatwhere reproduce studies/pope_table_1 --only rope,pope --seeds 0-4 --minutes 25
+      whatwhere reproduce studies/pope_table_1 --device cuda:0,cuda:1,cuda:2,cuda:3
       whatwhere reproduce studies/pope_table_2 --data jsb=Jsb16thSeparated.json --only jsb_rope
       whatwhere reproduce studies/pope_figure_2 --share 0.2 --data books=books/ --out results/short
     """
     import torch
 
+    from whatwhere.cli.board import Board
+    from whatwhere.cli.farming import Starter, named_devices
     from whatwhere.study.data import Library, named_files
 
     found = load_study(study)
@@ -83,14 +88,17 @@ def reproduce(
     out = out or found.folder
     if minutes is not None and not minutes > 0:
         raise ValueError(f"--minutes is {minutes}; give a number above 0")
-    found = found.shortened(share).on(device)
+    devices = named_devices(device)
+    found = found.shortened(share).on(device if not devices else devices[0].partition(":")[0])
     if share != 1 and names is not None:
         names = [f"{name}@{share:g}" for name in names]
     if dry_run:
         _show_plan(found, out, Library(given), names, chosen_seeds, share)
         return 0
     place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
-    return _run(found, out, place, given, names, chosen_seeds, minutes, retry)
+    board = Board(minutes)
+    start = Starter(found.folder, place, given, share, retry, board) if devices else None
+    return _run(found, out, place, given, names, chosen_seeds, board, retry, devices, start)
 
 
 def main(folder: str | os.PathLike[str]) -> None:
@@ -140,22 +148,29 @@ def _run(
     given: Mapping[str, str],
     names: Sequence[str] | None,
     seeds: Sequence[int] | None,
-    minutes: float | None,
+    board: Board,
     retry: bool,
+    devices: Sequence[str],
+    start: Starter | None,
 ) -> int:
-    from whatwhere.cli.board import Board
     from whatwhere.study.data import Library
+    from whatwhere.study.farm import farm
     from whatwhere.study.reproduce import open_ledger
     from whatwhere.study.reproduce import reproduce as run
 
-    board = Board(minutes)
     library = Library(given, lambda done, total: board.reading("data", done, total))
     names = _at_hand(study, library) if names is None else names
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and talks
     board.console.quiet = not first
     try:
         with open_ledger(study, out, retry, first) as ledger, board.interrupts:
-            rows = run(study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board)
+            broken = start is not None and farm(
+                study, ledger, library, devices, start, board, board.console.print,
+                only=names, seeds=seeds,
+            )  # fmt: skip
+            rows = list(ledger.done.values()) if start is not None else run(
+                study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board
+            )  # fmt: skip
     except KeyboardInterrupt:
         board.close()
         why = "the time is over" if board.late else "interrupted"
@@ -166,7 +181,7 @@ def _run(
         board.close()
     if first:
         _show_verdicts(study, out)
-    return 1 if any("error" in row for row in rows) else 0
+    return 1 if broken or any("error" in row for row in rows) else 0
 
 
 def _words() -> list[str]:

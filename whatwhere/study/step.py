@@ -172,7 +172,7 @@ def _compiled_draw(
         return draw  # torch 2.13 computes wrong products of 64 bits on a CPU, or crashes
     # Inductor would join the keys' 64-bit products with the arithmetic of places, which has 32 bits
     # on a GPU: torch 2.11 refuses the kernel that it wrote.
-    as_said = {"constant_and_index_propagation": False}
+    as_said: dict[str, Any] = {"constant_and_index_propagation": False}
     fused = torch.compile(draw, dynamic=False, options=as_said)
     wanted = draw()  # first: it may put a stream on the device, which no graph should do
     try:
