@@ -82,6 +82,7 @@ class Screen(Observer):
         self._spoken = self._begun = time.monotonic()
         self._work, self._done, self._loss = (0.0, 0.0), 0.0, 0.0
         self._valid: float | None = None
+        self._figures = ""
         self._pace = (0, time.monotonic())
 
     def close(self) -> None:
@@ -111,8 +112,8 @@ class Screen(Observer):
         first, began = self._pace
         pace = (time.monotonic() - began) / max(1, step - first)
         if self._now is not None:
-            figures = f"step {step}  loss {loss:.3f}  {1e3 * pace:.0f} ms/step"
-            self.bars.update(self._now, completed=step, figures=figures)
+            self._figures = f"step {step}  loss {loss:.3f}  {1e3 * pace:.0f} ms/step"
+            self.bars.update(self._now, completed=step, figures=self._figures)
         self._advance(work)
 
     def valid(self, step: int, value: float) -> None:
@@ -157,7 +158,7 @@ class Screen(Observer):
     def _drop(self) -> None:
         if self._now is not None:
             self.bars.remove_task(self._now)
-            self._now = None
+            self._now, self._figures = None, ""
 
     def _advance(self, work: float) -> None:
         self._done += work
@@ -167,7 +168,9 @@ class Screen(Observer):
             self.bars.update(self._all, completed=self._done, figures=f"{share:.0%}")
         if self._done > before:
             pace = (time.monotonic() - self._begun) / (self._done - before)
-            self._line(f"{share:.0%} done, about {_minutes(pace * (total - self._done))} left")
+            left = _minutes(pace * (total - self._done))
+            now = f"  ({self._figures})" if self._figures else ""
+            self._line(f"{share:.0%} done, about {left} left{now}")
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
