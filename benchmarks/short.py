@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from whatwhere.attention import probe
+from whatwhere.bench.ledger import provenance
 from whatwhere.bench.measure import distance, milliseconds, poison
 from whatwhere.kernels import features, short_sizes
 from whatwhere.kernels.fused_op import fused
@@ -111,9 +111,8 @@ def vectors(batch: int, n: int) -> list[Tensor]:
 def row_of(name: str, encoding: str, n: int, batch: int, bandwidth: float) -> dict[str, Any]:
     """One measurement, or its error."""
     row: dict[str, Any] = {
-        "implementation": name, "encoding": encoding, "head_dim": WIDTH, "heads": HEADS,
-        "batch": batch, "length": n, "device": torch.cuda.get_device_name(),
-        "torch": torch.__version__, "triton": triton.__version__,
+        "study": "short", "implementation": name, "encoding": encoding, "head_dim": WIDTH,
+        "heads": HEADS, "batch": batch, "length": n,
     }  # fmt: skip
     try:
         run, learned = attention(name, encoding, n)
@@ -168,11 +167,12 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="other sizes, after all else")
     options = parser.parse_args()
     bandwidth = copy_bandwidth()
+    shared = provenance() | {"copy_tb_s": round(bandwidth / 1e12, 3)}
     measured = implementations(bandwidth)
     for row in itertools.chain(measured, sweep(bandwidth) if options.sweep else ()):
         print(json.dumps(row), flush=True)
         with options.out.open("a") as file:
-            file.write(json.dumps(row | {"copy_tb_s": round(bandwidth / 1e12, 3)}) + "\n")
+            file.write(json.dumps(row | shared) + "\n")
 
 
 if __name__ == "__main__":

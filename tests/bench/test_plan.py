@@ -1,5 +1,6 @@
 """The plan as data, and the file of rows: what is there is not measured again."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -22,10 +23,13 @@ def test_every_line_of_the_plan_is_known() -> None:
 def test_no_row_is_planned_twice_and_the_issue_is_covered() -> None:
     keys = [json.dumps(attention.key(job), sort_keys=True) for job in jobs()]
     assert len(set(keys)) == len(keys)
-    plain = {(job.name, job.case.head_dim, job.case.length) for job in jobs()
-             if job.case.mask == "causal" and job.case.grouped == 1}  # fmt: skip
-    for name in ("rope_cudnn", "pope_fused", "rope_fa2", "pope_own"):
-        assert {(name, d, n) for d in (64, 128) for n in LENGTHS} <= plain
+    there = {(job.name, job.case.head_dim, job.case.length, job.case.grouped)
+             for job in jobs() if job.case.mask == "causal" and not job.case.features}  # fmt: skip
+    compared = ("rope_cudnn", "rope_compiled_cudnn", "rope_fa2", "rope_flex", "rope_fused",
+                "pope_expand_cudnn", "pope_flex", "pope_fused", "pope_own")  # fmt: skip
+    wanted = set(itertools.product(compared, (64, 128), LENGTHS, (1, 4)))
+    wanted |= set(itertools.product(("pope_package",), (64, 128), LENGTHS, (1,)))
+    assert wanted - there == set()
     assert {case.head_dim for line in PLAN for case in line.cases} == set(HEAD_DIMS)
 
 

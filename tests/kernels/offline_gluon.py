@@ -28,6 +28,8 @@ from triton.runtime.jit import JITFunction
 TARGET = GPUTarget("cuda", 90, 32)
 #: Shared memory of one block on sm_90, bytes.
 MOST_SHARED = 232448
+#: Of all blocks on one multiprocessor, each with a kilobyte of its own.
+ALL_SHARED = 233472
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,12 @@ class Launched:
     spills: int
     warnings: tuple[str, ...]
     sass: str
+
+    @property
+    def programs(self) -> int:
+        """How many of its programs a multiprocessor holds at once."""
+        by_registers = 65536 // (-(-self.registers // 8) * 8 * 32 * self.warps)
+        return min(by_registers, ALL_SHARED // (self.shared + 1024), 64 // self.warps)
 
     def count(self, instruction: str) -> int:
         """How many SASS instructions start with this name."""
@@ -108,6 +116,14 @@ def launches(launcher: Callable[[], Any]) -> list[Launched]:
     with _hopper() as found:
         launcher()
     return [_examined(function, kernel) for function, kernel in found]
+
+
+def hashes(launcher: Callable[[], Any]) -> set[str]:
+    """Of source, signature and options of every kernel that `launcher` starts: one hash is compiled
+    once."""
+    with _hopper() as found:
+        launcher()
+    return {kernel.hash for _, kernel in found}
 
 
 def _examined(function: JITFunction[Any], kernel: Any) -> Launched:

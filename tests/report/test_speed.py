@@ -45,6 +45,20 @@ def test_the_anchor_is_the_faster_rotation_of_the_same_run_and_case() -> None:
     assert mine.over("memory") == pytest.approx(1.5)
 
 
+def test_what_was_measured_long_ago_keeps_the_ratio_of_its_run() -> None:
+    later = [row("rope_cudnn", 0.5, 1.5, commit="b"), row("pope_fused", 1.0, 2.0, commit="b")]
+    rows = [*ROWS[:2], row("pope_package", 10.0, 20.0), *later]
+    assert {s.name: s.over() for s in speed.speeds(rows) if s.name.startswith("pope")} == {
+        "pope_package": pytest.approx(10.0), "pope_fused": pytest.approx(1.5),
+    }  # fmt: skip
+    lines = speed.markdown(rows, ["pope_fused", "pope_package"], [(64, 4096)]).splitlines()
+    assert lines[2:] == [
+        "| RoPE, cuDNN (1.00 is) | 2.00 ms |",
+        "| PoPE, whatwhere | 1.50 |",
+        f"| {speed.NAMES['pope_package']} | 10.00 |",
+    ]
+
+
 def test_rows_from_before_a_column_are_the_same_measurement() -> None:
     old, new = row("pope_fused", 1.0, 2.0), row("pope_fused", 3.0, 4.0)
     new = {**new, "study": "attention", "mask": "causal", "features": 0}

@@ -118,6 +118,7 @@ BARE = tuple(
     for n in (4096, 16384)
     for f, dv in ((128, 64), (256, 128), (64, 64), (128, 128))
 )
+GROUPED_FURTHER = over((2048, 8192, 32768, 65536), grouped=4)
 MASKED = (*over((16384,), mask="documents"), *over((16384,), mask="window"))
 
 PLAN: tuple[Line, ...] = (
@@ -144,6 +145,19 @@ PLAN: tuple[Line, ...] = (
     Line(("pope_package",), over((4096,), (128,)), each=85),
     Line(("rope_compiled_cudnn",), (*FURTHER, *GROUPED), each=2.4),
     Line(("rope_flex", "pope_flex"), over((1024, 32768)), each=6),
+    # What is left of every implementation at every length, with heads of their own and grouped.
+    Line(("rope_cudnn", "pope_fused"), GROUPED_FURTHER, each=1.2),
+    Line(("rope_fused",), (*FURTHER, *GROUPED, *GROUPED_FURTHER), each=1.2),
+    Line(("rope_fa2",), (*GROUPED, *GROUPED_FURTHER), each=1.2),
+    Line(("pope_expand_cudnn",), FURTHER, each=6),
+    Line(("rope_flex", "pope_flex"), over((2048, 8192, 65536)), each=6),
+    Line(("rope_flex", "pope_flex"), (*GROUPED, *GROUPED_FURTHER), each=6),
+    Line(("pope_expand_cudnn",), over((16384, 1024), grouped=4), each=6),
+    Line(("pope_expand_cudnn", "rope_compiled_cudnn"), GROUPED_FURTHER, each=6),
+    Line(("pope_own",), GROUPED_FURTHER),
+    # Without grouped heads: its own are in another order.
+    Line(("pope_package",), over((1024, 2048, 8192, 16384, 32768, 65536), (64,)), each=50),
+    Line(("pope_package",), over((1024, 2048, 8192, 16384, 32768, 65536), (128,)), each=110),
 )
 
 

@@ -229,6 +229,7 @@ def _operands(
         KIND=tl.float16 if half else tl.bfloat16,
         WARPS=size.warps,
         num_warps=size.warps,
+        maxnreg=size.registers(shape["D"], shape["DV"], rows),
     )
 
 

@@ -6,6 +6,7 @@ Every variant compiles for sm_90a without spilling in its loop (tests/kernels/te
 from __future__ import annotations
 
 import functools
+import importlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +23,8 @@ class Sizes:
     """Keys a block, warps a program, stages of the pipeline, programs on a multiprocessor.
 
     kernel "operands" is `decode_mma` (its block is 16 keys a warp), "tiles" is `decode`; `half`
-    keeps the former's features in float16 also for bfloat16 keys.
+    keeps the former's features in float16 also for bfloat16 keys. narrow: most registers of a
+    thread of the former where keys and values have 64 channels and up to 4 rows read a KV head.
     """
 
     block: int
@@ -31,20 +33,32 @@ class Sizes:
     programs: int = 2
     kernel: Literal["operands", "tiles"] = "tiles"
     half: bool = False
+    narrow: int | None = None
+
+    def registers(self, head_dim: int, value_dim: int, rows: int) -> int | None:
+        """The cap on a thread's registers at these widths and rows a KV head."""
+        return self.narrow if head_dim == value_dim == 64 and rows <= 4 else None
 
 
-def _operands(warps: int, stages: int, programs: int, half: bool = False) -> Sizes:
-    return Sizes(16 * warps, warps, stages, programs, "operands", half)
+def _operands(
+    warps: int, stages: int, programs: int, half: bool = False, narrow: int | None = 128
+) -> Sizes:
+    # At 64 channels shared memory has room for four programs of 4 warps on a multiprocessor, and
+    # so have registers, if a thread takes 128. PoPE's table is twice a rotation's, in which two
+    # channels share an angle: left alone it takes 161, three programs. An H200 then needs a second
+    # turn, a third full, for the 512 heads of 16 sequences, where RoPE needs one.
+    return Sizes(16 * warps, warps, stages, programs, "operands", half, narrow)
 
 
 #: By name, to be compared on a device; None stands for `decode`'s own sizes.
 VARIANTS: dict[str, Sizes | None] = {
     "operands": _operands(4, 3, 2),
     "operands, two stages": _operands(4, 2, 2),
-    "operands, 8 warps": _operands(8, 3, 1),
+    "operands, 8 warps": _operands(8, 3, 1, narrow=None),
     "operands, half": _operands(4, 3, 2, half=True),
     "operands, narrow": _operands(4, 3, 3),
     "operands, many": _operands(4, 3, 4),
+    "operands, no cap": _operands(4, 3, 2, narrow=None),
     "tiles": None,
 }
 
@@ -64,6 +78,9 @@ def why_not_operands(
     """None if `decode_mma` takes these widths, rows (a power of two) and dtype, else a sentence."""
     if interpreted():
         return "Gluon has no interpreter"
+    reason = _why_not_gluon()
+    if reason is not None:
+        return reason
     if head_dim not in (64, 128) or value_dim not in (64, 128):
         return f"widths are {head_dim} and {value_dim}: it takes 64 and 128"
     if rows > 8:
@@ -72,6 +89,16 @@ def why_not_operands(
         return f"it takes 16 bits, not {dtype}"
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (9, 0):
         return "it multiplies pairs of bfloat16, which needs compute capability 9.0"
+    return None
+
+
+@functools.cache
+def _why_not_gluon() -> str | None:
+    # Gluon is experimental: another Triton may lack a name or a module of it.
+    try:
+        importlib.import_module("whatwhere.kernels.decode_mma")
+    except (ImportError, AttributeError, TypeError) as error:
+        return f"this Triton has no Gluon as the kernel knows it ({error})"
     return None
 
 

@@ -130,18 +130,20 @@ class Speed:
 
 
 def speeds(rows: Iterable[Row]) -> list[Speed]:
-    """Timed rows of attention with their anchors, the last of each key."""
-    timed = [row for row in last(rows) if "backward_ms" in row and "implementation" in row]
-    anchors: dict[tuple[Any, ...], Row] = {}
+    """Timed rows of attention, the last of each key, with the anchors of their own run.
+
+    A run is a device and a commit: what was measured long ago keeps the ratio it had then.
+    """
+    timed = [row for row in rows if "backward_ms" in row and "implementation" in row]
+    runs: dict[tuple[Any, ...], list[Row]] = {}
     for row in timed:
-        key = (_case(row), row.get("device"), row.get("commit"))
-        if row["implementation"] in ANCHORS and (
-            key not in anchors or _total(row) < _total(anchors[key])
-        ):
-            anchors[key] = row
-    return [
-        Speed(row, anchors.get((_case(row), row.get("device"), row.get("commit")))) for row in timed
-    ]
+        runs.setdefault(_run(row), []).append(row)
+    anchors = {
+        run: min(found, key=_total)
+        for run, them in runs.items()
+        if (found := [row for row in last(them) if row["implementation"] in ANCHORS])
+    }
+    return [Speed(row, anchors.get(_run(row))) for row in last(timed)]
 
 
 def markdown(
@@ -157,8 +159,11 @@ def markdown(
     found = {(s.name, s.head_dim, s.length): s for s in speeds(rows) if s.plain}
     head = " | ".join(f"d {d}, {_thousands(n)}" for d, n in cases)
     lines = [f"| forward + backward | {head} |", "|---|" + "--:|" * len(cases)]
-    anchors = {(s.head_dim, s.length): s.anchor for s in found.values() if s.anchor is not None}
-    cells = [f"{_total(anchors[case]):.2f} ms" if case in anchors else "–" for case in cases]
+    times = [
+        next((s.anchor for name in ANCHORS if (s := found.get((name, *case))) is not None), None)
+        for case in cases
+    ]
+    cells = ["–" if row is None else f"{_total(row):.2f} ms" for row in times]
     lines.append(f"| RoPE, cuDNN (1.00 is) | {' | '.join(cells)} |")
     for name in shown:
         ratios = [_ratio(found.get((name, *case))) for case in cases]
@@ -197,6 +202,10 @@ def render(rows: Iterable[Row], console: Console) -> None:
         if "error" in row and "implementation" in row:
             text = f"failed: {row['implementation']} at {_title(_case(row))}: {row['error']}"
             console.print(text, markup=False, style="dim")
+
+
+def _run(row: Row) -> tuple[Any, ...]:
+    return _case(row), row.get("device"), row.get("commit")
 
 
 def _case(row: Row) -> tuple[Any, ...]:
