@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +24,7 @@ from whatwhere.errors import changes
 from whatwhere.nn import Decoder
 from whatwhere.study import checkpoint
 from whatwhere.study.config import Config
+from whatwhere.study.deterministic import deterministic
 from whatwhere.study.held_out import scores
 from whatwhere.study.model import build_model, derived_seed
 from whatwhere.study.observer import Observer
@@ -117,7 +117,7 @@ class Training:
         if self.accelerator.num_processes > 1:
             graphed.side = None  # its all-reduces wait for other processes
         few = 1
-        with _deterministic(self.device):
+        with deterministic(self.device):
             while not self.finished:
                 began = time.monotonic()
                 mark = next((m for m in marks if m > self.step), self.config.steps)
@@ -264,22 +264,3 @@ def _check(config: Config, seeds: tuple[int, ...], world: int) -> None:
             f"batch_size is {config.batch_size}, no multiple of {world} process(es) times "
             f"accumulate {config.accumulate}"
         )
-
-
-@contextmanager
-def _deterministic(device: torch.device) -> Generator[None]:
-    """Kernels without atomics, where torch has them; the same bits each time."""
-    if device.type != "cuda":
-        yield
-        return
-    was = torch.are_deterministic_algorithms_enabled()
-    warned = torch.is_deterministic_algorithms_warn_only_enabled()
-    debug: Any = torch.utils.deterministic
-    filled = debug.fill_uninitialized_memory
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    debug.fill_uninitialized_memory = False  # would write each tensor twice
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(was, warn_only=warned)
-        debug.fill_uninitialized_memory = filled
