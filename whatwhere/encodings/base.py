@@ -132,7 +132,7 @@ class Encoding(nn.Module):
         """
         return ScoreRule()
 
-    def beside(self, others: Sequence[Self]) -> Encoding | None:
+    def beside(self, others: Sequence[Encoding]) -> Encoding | None:
         """One encoding for the models of self and `others`, whose batches follow one another.
 
         They are of one expression and shape, and differ in what they learned. Its parameters have
@@ -226,14 +226,6 @@ class Wrapper(Encoding):
     def max_length(self) -> int | None:
         """As the inner encoding."""
         return self.inner.max_length
-
-    def beside(self, others: Sequence[Self]) -> Encoding | None:
-        """One encoding for the models of self and `others`, whose batches follow one another.
-
-        They are of one expression and shape, and differ in what they learned. Its parameters have
-        the names of theirs and shape (models, …); None if no rule can hold what they learn.
-        """
-        return None if list(self.parameters()) else self
 
     def embed(
         self, x: Float[Tensor, "b n width"], positions: Int[Tensor, "#b n"]

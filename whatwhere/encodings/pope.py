@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any, Self, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -93,13 +93,13 @@ class PoPE(Turning):
             return clamped
         return self.delta + (clamped - self.delta).detach()
 
-    def beside(self, others: Sequence[Self]) -> Encoding | None:
+    def beside(self, others: Sequence[Encoding]) -> Encoding | None:
         """One PoPE whose δ is (models, heads, channels)."""
         if self.delta is None:
             return self
-        deltas = [one.delta for one in (self, *others)]
+        deltas = [dict(one.named_parameters())["delta"].detach() for one in (self, *others)]
         joined = copy.deepcopy(self)
-        joined.delta = nn.Parameter(torch.stack([d.detach() for d in deltas if d is not None]))
+        joined.delta = nn.Parameter(torch.stack(deltas))
         return joined
 
     def rule_with(self, angles: Angles, horizon: int | None = None) -> ScoreRule:

@@ -200,7 +200,8 @@ class Stacked(nn.Module):
         return nn.ModuleList(joint), nn.ModuleList(learned)
 
     def _rules(self, horizon: int) -> Rules:
-        asked = [self.joint] if self.joint else [one.active for one in self._decoders]
+        joint = [cast(Encoding, each) for each in self.joint]
+        asked = [joint] if joint else [one.active for one in self._decoders]
         seeds = [[e.rule(horizon, training=self.training) for e in each] for each in asked]
         return [[each[layer % len(each)] for each in seeds] for layer in range(len(self.blocks))]
 
