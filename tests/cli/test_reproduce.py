@@ -61,6 +61,19 @@ def test_from_cells_to_verdicts(run, folder: Path, tmp_path: Path) -> None:
     assert "1 not run" in short.out  # a share of the steps is no seed of the claim
 
 
+def test_a_plan_of_rows_from_a_gpu(run) -> None:
+    """Read on a machine without one: the rows are the study's, not another configuration's."""
+    studies = Path(__file__).parents[2] / "studies"
+    plan = run("reproduce", str(studies / "pope_table_2"), "--dry-run")
+    assert plan.code == 0
+    assert [line.split()[:2] for line in plan.out.splitlines()[1:3]] == [
+        ["jsb_rope", "5/5"], ["jsb_pope", "5/5"],
+    ]  # fmt: skip
+    other = run("reproduce", str(studies / "pope_table_2"), "--dry-run", "--device", "cpu")
+    assert other.code == 2
+    assert "precision was 'bfloat16' and is now 'float32'" in other.err
+
+
 def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = Path(__file__).parents[2]
     monkeypatch.setenv("PYTHONPATH", f"{root}{os.pathsep}{root / 'tests'}")

@@ -83,12 +83,16 @@ def reproduce(
     names = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
     found.chosen(names)  # misspelt names at once
     given, chosen_seeds = named_files(data or ()), read_seeds(seeds)
+    # A plan is the study's own; on a CPU its precision would be another one than its rows'.
+    told = device is not None or not dry_run
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     out = out or found.folder
     if minutes is not None and not minutes > 0:
         raise ValueError(f"--minutes is {minutes}; give a number above 0")
     devices = named_devices(device)
-    found = found.shortened(share).on(device if not devices else devices[0].partition(":")[0])
+    found = found.shortened(share)
+    if told:
+        found = found.on(devices[0].partition(":")[0] if devices else device)
     if share != 1 and names is not None:
         names = [f"{name}@{share:g}" for name in names]
     if dry_run:
