@@ -23,6 +23,7 @@ import torch
 import triton
 from kernels.offline import TOOLS
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.runtime.jit import JITFunction
 
 TARGET = GPUTarget("cuda", 90, 32)
@@ -132,7 +133,9 @@ def _examined(function: JITFunction[Any], kernel: Any) -> Launched:
         source.write_text(kernel.asm["ptx"])
         binary.write_bytes(kernel.asm["cubin"])
         # Triton keeps no word of ptxas: asked once more, for what it says.
-        said = _run("ptxas", "-v", "-arch=sm_90a", str(source), "-o", f"{folder}/again").stderr
+        said = _run(
+            get_ptxas(90).path, "-v", "-arch=sm_90a", str(source), "-o", f"{folder}/again"
+        ).stderr
         sass = _run("nvdisasm", "-c", str(binary)).stdout
     spills = [int(size) for size in re.findall(r"(\d+) bytes spill (?:stores|loads)", said)]
     registers = [int(count) for count in re.findall(r"Used (\d+) registers", said)]

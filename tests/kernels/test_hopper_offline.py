@@ -11,13 +11,13 @@ from kernels.offline_gluon import MOST_SHARED, Launched, launches
 
 from whatwhere.kernels import hopper_launch
 from whatwhere.kernels.interpreter import interpreted
-from whatwhere.kernels.pairs import Pairs
+from whatwhere.kernels.pairs import FAR, Pairs
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
 
 BATCH, HEADS, GROUPS = 2, 6, 3
-#: Kernels without a matrix product: row sums, sums of partial results.
-PLAIN = {"delta"}
+#: Kernels without a matrix product: row sums, bounds of blocks.
+PLAIN = {"delta", "_bounds", "_extents"}
 
 
 def vectors(features: int, values: int, dtype: torch.dtype, tokens: int) -> list[torch.Tensor]:
@@ -32,15 +32,15 @@ def vectors(features: int, values: int, dtype: torch.dtype, tokens: int) -> list
 
 
 def started(
-    features: int, values: int, dtype: torch.dtype, causal: bool, tokens: int
+    features: int, values: int, dtype: torch.dtype, pairs: Pairs, tokens: int
 ) -> list[Launched]:
     """Every kernel of a forward and a backward pass."""
     q, k, v, grad, out = vectors(features, values, dtype, tokens)
     lse = torch.empty(BATCH, HEADS, tokens, dtype=torch.float32, device="meta")
 
     def both() -> None:
-        hopper_launch.forward(q, k, v, 0.125, Pairs(causal))
-        hopper_launch.backward(grad, q, k, v, out, lse, 0.125, Pairs(causal))
+        hopper_launch.forward(q, k, v, 0.125, pairs)
+        hopper_launch.backward(grad, q, k, v, out, lse, 0.125, pairs)
 
     return launches(both)
 
@@ -70,13 +70,46 @@ def test_no_spills_no_waiting_and_tensor_cores(
     tokens: int,
     record_property: Any,
 ) -> None:
-    kernels = started(features, values, dtype, causal, tokens)
+    examine(started(features, values, dtype, Pairs(causal), tokens), record_property)
+
+
+def looked_at(kind: str, tokens: int) -> Pairs:
+    """Pairs of a kind, without values: a window, documents and padding (places), slopes."""
+    place = torch.empty(BATCH, 2, tokens, dtype=torch.int32, device="meta")
+    places = (place, place) if "places" in kind else (None, None)
+    slopes = torch.empty(HEADS, dtype=torch.float32, device="meta") if "alibi" in kind else None
+    return Pairs(True, 1000 if "window" in kind else FAR, *places, slopes)
+
+
+KINDS = ("window", "alibi", "places", "places, window", "places, alibi", "places, window, alibi")
+
+
+@pytest.mark.parametrize(
+    ("features", "values", "kind"),
+    [
+        pytest.param(
+            f, dv, kind, marks=() if (f, kind) == (256, "places, window") else pytest.mark.slow
+        )
+        for f, dv in hopper_launch.SIZES for kind in KINDS
+    ],
+)  # fmt: skip
+def test_whatever_pairs_are_looked_at(
+    features: int, values: int, kind: str, record_property: Any
+) -> None:
+    kernels = started(features, values, torch.bfloat16, looked_at(kind, 8192), 8192)
+    # One register of dQ at 256/128 under a window by index: stored and read once each.
+    one = (features, kind) == (256, "window")
+    examine(kernels, record_property, most=8 if one else 0)
+
+
+def examine(kernels: list[Launched], record_property: Any, most: int = 0) -> None:
+    """No spills (at most so many bytes), no waiting for products, tensor cores, room."""
     assert len([each for each in kernels if each.name not in PLAIN]) >= 2, "forward and backward"
     for kernel in kernels:
-        print(f"{features}/{values} {kernel}")  # noqa: T201
+        print(kernel)  # noqa: T201
         record_property(kernel.name, str(kernel))
-        assert kernel.spills == 0, kernel
-        assert kernel.count("LDL") == kernel.count("STL") == 0, kernel
+        assert kernel.spills <= most, kernel
+        assert kernel.count("LDL") + kernel.count("STL") <= most // 4, kernel
         assert kernel.warnings == (), kernel
         assert kernel.shared <= MOST_SHARED, kernel
         assert (kernel.count("HGMMA") > 0) == (kernel.name not in PLAIN), kernel

@@ -20,6 +20,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.ampere import async_copy, mma_v2
 
 from whatwhere.kernels.decode_turning import cosine_sine, features, query, turned
+from whatwhere.kernels.gluon_names import load_rows, together, viewed
 
 __all__ = ["partial"]
 
@@ -32,9 +33,9 @@ def _copy(smem, at, row, end, whole: gl.constexpr):
     """Start copying a tile, 16 bytes a thread at a time; rows from `end` on become zeros."""
     smem = smem.reshape(at.shape)
     if whole:
-        async_copy.async_copy_global_to_shared(smem, at)
+        load_rows(smem, at)
     else:
-        async_copy.async_copy_global_to_shared(smem, at, row < end)
+        load_rows(smem, at, row < end)
 
 
 @gluon.jit
@@ -195,8 +196,8 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
     odd_smem = gl.allocate_shared_memory(KIND, [2, R, D], swizzled)
     # The same memory in pieces of RR rows: those behind them are no one's, whatever they hold.
     SLOT: gl.constexpr = R // RR
-    even_rows = even_smem._reinterpret(KIND, [2 * SLOT, RR, D], swizzled)
-    odd_rows = odd_smem._reinterpret(KIND, [2 * SLOT, RR, D], swizzled)
+    even_rows = viewed(even_smem, KIND, [2 * SLOT, RR, D], swizzled)
+    odd_rows = viewed(odd_smem, KIND, [2 * SLOT, RR, D], swizzled)
 
     k_pointer, k_batch, k_head = k[0], k[1], k[2]
     v_pointer, v_batch, v_head = v[0], v[1], v[2]
@@ -232,7 +233,7 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
     stage = 0
     for block in range(blocks):
         async_copy.wait_group(STAGES - 1)
-        gl.thread_barrier()
+        together()
         slot = block % 2
         with_cosine = gl.zeros([KEYS, R], gl.float32, flat)
         if F > 0:
@@ -278,7 +279,7 @@ def partial(q, k, v, out, lse, query_positions, firsts, valid, lengths, table, t
         stage = gl.where(stage + 1 == STAGES, 0, stage + 1)
 
     async_copy.wait_group(0)
-    gl.thread_barrier()
+    together()
     # The warps' softmaxes become one.
     top = gl.max(most, 0)
     shrink = gl.exp2(most - top[None, :])

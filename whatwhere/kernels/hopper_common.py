@@ -11,10 +11,11 @@ be wider than the tensor.
 
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
 from triton.runtime.jit import constexpr_function
 
 from whatwhere.kernels import pairs
+from whatwhere.kernels.gluon_names import load_block, viewed
 
 __all__ = [
     "BIASES",
@@ -92,8 +93,8 @@ def ring(desc, STAGES: gl.constexpr, READERS: gl.constexpr):
 @gluon.jit
 def fetch(desc, batch, head, row, barrier, tile):
     """Start copying the rows of a head from `row` on; the barrier expects their bytes already."""
-    block = tile._reinterpret(desc.dtype, desc.block_type.shape, desc.layout)
-    tma.async_copy_global_to_shared(desc, [batch, head, row, 0], barrier, block)
+    block = viewed(tile, desc.dtype, desc.block_type.shape, desc.layout)
+    load_block(desc, [batch, head, row, 0], barrier, block)
 
 
 @gluon.jit

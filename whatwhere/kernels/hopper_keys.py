@@ -16,11 +16,11 @@ import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
-    tma,
     warpgroup_mma,
     warpgroup_mma_wait,
 )
 
+from whatwhere.kernels.gluon_names import load_block
 from whatwhere.kernels.hopper_common import (
     accumulator,
     block_of,
@@ -101,12 +101,12 @@ def stream(descs, rings, batch, first, group, where, count, heads, line):
             mbarrier.expect(ready, q_bytes)
             fetch(q_desc, batch, head, row, ready, q_tiles.index(stage))
             at = [statistics + row]
-            tma.async_copy_global_to_shared(lse_desc, at, ready, lse_tiles.index(stage))
+            load_block(lse_desc, at, ready, lse_tiles.index(stage))
             mbarrier.wait(g_free.index(stage), phase)
             ready = g_full.index(stage)
             mbarrier.expect(ready, g_bytes)
             fetch(g_desc, batch, head, row, ready, g_tiles.index(stage))
-            tma.async_copy_global_to_shared(delta_desc, at, ready, delta_tiles.index(stage))
+            load_block(delta_desc, at, ready, delta_tiles.index(stage))
             done += 1
 
 
