@@ -28,8 +28,9 @@ def searches(rows: Iterable[Row]) -> str:
         "|---|---|--:|--:|--:|--:|",
     ]
     for factor in sorted({row["factor"] for row in own}):
-        here = {(r["optimizer"], r["method"]): r for r in own if r["factor"] == factor}
-        shown = {m: r for (_, m), r in here.items()}  # closed forms once
+        here = {(*_search(r), r["method"]): r for r in own if r["factor"] == factor}
+        # Closed forms once, the result of each search.
+        shown = {(k if _found(r) else r["method"]): r for k, r in here.items()}
         ranked = sorted(shown.values(), key=lambda r: (_found(r), -r["value"]))
         best = min(row["value"] for row in ranked)
         lines += [_line(row, here, best) for row in ranked]
@@ -47,17 +48,21 @@ def gain(row: Row, other: Row) -> tuple[float, float]:
     return mean, math.sqrt(spread / len(parts))
 
 
+def _search(row: Row) -> tuple[str, int]:
+    return row["optimizer"], row["evaluations"]
+
+
 def _found(row: Row) -> bool:
     return str(row["method"]).startswith("longrope")
 
 
-def _line(row: Row, here: Mapping[tuple[str, str], Row], best: float) -> str:
+def _line(row: Row, here: Mapping[tuple[str, int, str], Row], best: float) -> str:
     value = f"{math.exp(min(row['value'], 700.0)):.2f}"
     value = f"**{value}**" if row["value"] == best else value
     spent, gains = "–", ["–"] * len(_FORMS)
     if _found(row):
         spent = str(row["evaluations"])
-        forms = [here.get((row["optimizer"], name)) for name in _FORMS]
+        forms = [here.get((*_search(row), name)) for name in _FORMS]
         gains = ["–" if form is None else _signed(*gain(row, form)) for form in forms]
     length = f"{row['factor']:g}× ({row['eval_length']})"
     return f"| {length} | {row['method']} | {spent} | {value} | {' | '.join(gains)} |"
