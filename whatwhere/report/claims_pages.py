@@ -27,7 +27,7 @@ def claims_page(
     """Write one self-contained HTML file and return its path.
 
     The .svg files of each study's folder are embedded, and those of folders under `figures_under`
-    that claim nothing.
+    that claim nothing. Studies with a verdict come first; claims that were not run are folded.
     """
     import jinja2
 
@@ -39,13 +39,14 @@ def claims_page(
     ]
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     template = environment.from_string(_source("claims.html.j2"))
+    run_first = sorted(map(_section, studies), key=lambda each: not each["judged"])
     plain = _source("page.html.j2")
     style = plain[plain.index("<style>") : plain.index("</style>")] + "</style>"
     text = template.render(
         style=style,
         tally=tally(studies),
         rule=_rule(),
-        studies=[*map(_section, studies), *map(_figures_only, rest)],
+        studies=[*run_first, *map(_figures_only, rest)],
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +75,8 @@ def _section(study: Study) -> dict[str, Any]:
         "title": study.paper.title,
         "source": study.paper.source.rstrip("."),
         "rule": study.paper.rule,
-        "lines": [_line(each) for each in study.judged],
+        "judged": [_line(each) for each in study.judged if each.verdict != "not run"],
+        "open": [_line(each) for each in study.judged if each.verdict == "not run"],
         "notes": [note.rstrip(".") for note in study.notes],
         "needed": needed(study),
         "cost": cost([study]),
@@ -85,8 +87,8 @@ def _section(study: Study) -> dict[str, Any]:
 
 
 def _figures_only(folder: Path) -> dict[str, Any]:
-    empty = {"source": "", "rule": None, "lines": [], "notes": [], "needed": [], "cost": "",
-             "beyond": [], "head": HEAD}  # fmt: skip
+    empty = {"source": "", "rule": None, "judged": [], "open": [], "notes": [], "needed": [],
+             "cost": "", "beyond": [], "head": HEAD}  # fmt: skip
     name = folder.name
     return {"name": name, "title": f"{name} (no claim of a paper)", **empty} | {
         "figures": _embedded(folder)

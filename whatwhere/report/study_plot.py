@@ -46,7 +46,11 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
         for run, seeds in found.items():
             tasks.setdefault(_named(run)[0], {})[run] = seeds
         paths += _save(
-            place, [partial(_draw_curves, found=each, name=name) for each in tasks.values()]
+            place,
+            [
+                partial(_draw_curves, found=each, name=name, falls=not accuracy)
+                for each in tasks.values()
+            ],
         )
     return paths
 
@@ -107,7 +111,8 @@ def _named(run: str) -> tuple[str, str]:
     return (front, last) if last in KNOWN else ("", run)
 
 
-def _draw_curves(axes: Axes, found: Curves, name: str) -> None:
+def _draw_curves(axes: Axes, found: Curves, name: str, falls: bool) -> None:
+    """`falls`: of a loss that begins high, what follows the first tenth fills the axes."""
     drawing = styles([_named(run)[1] for run in found])
     for run, seeds in found.items():
         for count, points in enumerate(seeds.values()):
@@ -119,6 +124,11 @@ def _draw_curves(axes: Axes, found: Curves, name: str) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(name)
     axes.set_title("validation, one line a seed")
+    every = [points for seeds in found.values() for points in seeds.values()]
+    later = [y for points in every for x, y in points if 10 * x >= points[-1][0]]
+    if falls:
+        margin = 0.05 * (max(later) - min(later))
+        axes.set_ylim(min(later) - margin, max(later) + margin)
 
 
 def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
