@@ -29,7 +29,7 @@ __all__ = ["Child", "Job", "Start", "farm"]
 LOOK = 0.2
 """Seconds between two looks at the processes."""
 
-_SAVED = (0, 1, 3, 130, 143)  # done, done with failed seeds, time over, stopped: rows are whole
+_SAVED = (0, 1, 3, 130, 143, -2, -15)  # done, seeds failed, time over, stopped (early: by its signal)
 
 
 @dataclass(frozen=True)
