@@ -29,7 +29,8 @@ __all__ = ["Child", "Job", "Start", "farm"]
 LOOK = 0.2
 """Seconds between two looks at the processes."""
 
-_SAVED = (0, 1, 3, 130, 143, -2, -15)  # done, seeds failed, time over, stopped (early: by its signal)
+# Done, some seeds failed, time over, stopped (by the signal itself before it listened).
+_SAVED = (0, 1, 3, 130, 143, -2, -15)
 
 
 @dataclass(frozen=True)
