@@ -122,14 +122,19 @@ def test_a_layer_keeps_as_much_as_rope_does_elsewhere(encoding: str) -> None:
     assert kept <= 2 * out.numel() + lse + (1 << 16)
 
 
-def test_the_operators_keep_torch_s_contract() -> None:
-    from whatwhere.kernels import features, fused_op
+@pytest.mark.parametrize("kernel", ["hopper", "tiled"])
+def test_the_operators_keep_torch_s_contract(kernel: str) -> None:
+    from whatwhere.kernels import attention, features, fused_op
 
+    reason = why_not(kernel, 128, 64, torch.bfloat16)
+    if reason is not None:
+        pytest.skip(reason)
     query, _, _ = maps("pope", 4, 64)
     leaves = vectors(4, 2, 130, 64, torch.bfloat16)
     at, *angling = features.described(query, torch.arange(130, device=DEVICE)[None], None)
-    rest = (at, None, *angling, 0.125, True, 2**31 - 1, None, None, None, "tiled")
+    rest = (at, None, *angling, 0.125, True, 2**31 - 1, None, None, None, kernel)
     torch.library.opcheck(fused_op._fused, (*leaves, *rest))
+    torch.library.opcheck(attention._attention, (*leaves, *rest[-7:]))
     plain = [x.detach() if isinstance(x, Tensor) else x for x in (*leaves, *rest)]
     out, lse = fused_op._fused(*plain)
     torch.library.opcheck(fused_op._fused_backward, (torch.ones_like(out), out, lse, True, *plain))
