@@ -106,7 +106,7 @@ class Training:
 
     def run(self, observer: Observer, work: float, every: float = 60.0) -> None:
         """Train to the end; a checkpoint every `every` seconds (more rarely if it took over a
-        fiftieth of that). `work` is one step's, for progress.
+        fiftieth of that; 0: after every step). `work` is one step's, for progress.
 
         KeyboardInterrupt, after saving, when observer.stop() says so.
         """
@@ -130,7 +130,7 @@ class Training:
                 self.finished = self.step == self.config.steps or all(self.failed)
                 self.seconds = before + time.monotonic() - started
                 stop = self._agreed(observer.stop())
-                due = time.monotonic() - saved >= max(every, 50 * cost)
+                due = time.monotonic() - saved >= (every and max(every, 50 * cost))
                 if stop or self.finished or self._agreed(due):
                     began = time.monotonic()
                     self.save()
