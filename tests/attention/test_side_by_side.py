@@ -8,6 +8,8 @@ import torch
 import whatwhere as ww
 from whatwhere.attention import attend
 from whatwhere.encodings import Encoding
+from whatwhere.maps import Polar
+from whatwhere.phases import Angles
 
 MODELS, BATCH, HEADS, GROUPS, LENGTH, WIDTH = 3, 2, 4, 2, 9, 8
 
@@ -56,3 +58,9 @@ def test_what_learns_nothing_is_one_for_all(text: str) -> None:
 def test_what_no_rule_can_hold_is_not_joined(text: str) -> None:
     first, *others = made(text)
     assert first.beside(others) is None
+
+
+def test_a_batch_that_can_not_be_shared_is_refused() -> None:
+    mapping = Polar(Angles(torch.arange(WIDTH) << 50), offset=torch.zeros(MODELS, HEADS, WIDTH))
+    with pytest.raises(ValueError, match="of 3 models, which can not share a batch of 4"):
+        mapping(torch.randn(4, HEADS, LENGTH, WIDTH), torch.arange(LENGTH)[None])
