@@ -6,6 +6,7 @@ generator.
 
 import pytest
 import torch
+from tasks.graphs import a_graph_draws_what_the_cpu_draws
 
 from whatwhere import tasks
 from whatwhere.errors import UnknownName
@@ -230,17 +231,4 @@ def test_a_drawn_task_is_found_by_name():
 
 @pytest.mark.gpu
 def test_a_cuda_graph_draws_what_the_cpu_draws():
-    task, seeds = Indirect(), torch.tensor([0, 1], device="cuda")
-    step = torch.zeros((), dtype=torch.int64, device="cuda")
-    for _ in range(2):
-        task.batch(seeds, step, 64)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        inputs, targets = task.batch(seeds, step, 64)
-    for number in (5, 99_999):
-        step.fill_(number)
-        graph.replay()
-        for seed in (0, 1):
-            drawn, aims = task.batch(seed, number, 64)
-            assert torch.equal(inputs[seed].cpu(), drawn)
-            assert torch.equal(targets[seed].cpu(), aims)
+    a_graph_draws_what_the_cpu_draws(Indirect())
