@@ -180,20 +180,19 @@ def _mask_mod(where: Where, region: Region) -> Callable[..., Tensor]:
 
 def _run(name: str, call: Call) -> Any:
     """A function of torch's module, compiled on a GPU."""
-    if call.device.type == "cuda":
-        return _compiled(name)
-    return getattr(import_module("torch.nn.attention.flex_attention"), name)
+    function = getattr(import_module("torch.nn.attention.flex_attention"), name)
+    return _compiled(function) if call.device.type == "cuda" else function
 
 
 @functools.cache
-def _compiled(name: str) -> Any:
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """That function compiled, once for every rule and shape it meets.
 
     Beyond 8 of them torch would run it uncompiled, dense, with a warning only: the limit is raised
     here, and reaching it is an error.
     """
     config: Any = import_module("torch._dynamo.config")
-    compiled = torch.compile(getattr(import_module("torch.nn.attention.flex_attention"), name))
+    compiled = torch.compile(function)
 
     def run(*args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
