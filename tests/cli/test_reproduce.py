@@ -92,6 +92,7 @@ def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         (("--seeds", "one"), "--seeds is 'one'; write 0-7"),
         (("--device", "cuda:0,gpu"), "write cpu, cuda, or several by comma: cuda:0,cuda:1"),
         (("--seeds", "5"), "seed 5 is none of these cells'"),
+        (("--device", "cpu,cpu", "--seeds", "5"), "seed 5 is none of these cells'"),
         (("--data", "jbs=x"), "did you mean 'jsb'"),
         (("--data", "jsb"), "--data is 'jsb'; write NAME=FILE"),
         (("--share", "2"), "share is 2.0"),

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from study.made_study import genome_file, indirect, streams
+from study.made_study import BOTH, config, genome_file, indirect, streams
 
 from whatwhere.cli.farming import named_devices
+from whatwhere.study.cells import Study
 from whatwhere.study.data import Library
 from whatwhere.study.farm import Child, Job, farm
 from whatwhere.study.observer import Observer
@@ -155,6 +158,33 @@ def test_rows_of_a_run_that_was_killed_are_kept(tmp_path: Path) -> None:
         farm(study, ledger, library, ("x:0",), started, Observer(), lambda _: None)
     assert started.order == []
     assert plain(tmp_path / "out") == plain(tmp_path / "one")
+
+
+def test_it_refuses_what_one_process_refuses(tmp_path: Path) -> None:
+    study, read = indirect(tmp_path), streams(tmp_path)
+    rope = study.cells[0]
+    cases: list[tuple[Study, dict[str, str], dict[str, Any]]] = [
+        (study, {}, {"only": ("rop",)}),
+        (study, {}, {"seeds": (99,)}),
+        (study, {}, {"seeds": (0, 99)}),
+        (study, {}, {"only": ("rope",), "seeds": (3,)}),
+        (read, {}, {}),
+        (read, {"grch37_x": "/no/such"}, {}),
+        (replace(study, cells=(replace(rope, encoding="rop"),)), {}, {}),
+        (replace(study, cells=(replace(rope, config=config(train_length=9)),)), {}, {}),
+        (replace(study, cells=(replace(rope, evaluations=(BOTH, BOTH)),)), {}, {}),
+    ]
+    for asked_of, files, options in cases:
+        library, said = Library(files), list[str]()
+        started = Started(asked_of, library, tmp_path / "place", {})
+        with open_ledger(asked_of, tmp_path / "out") as ledger:
+            with pytest.raises((ValueError, FileNotFoundError)) as one:
+                reproduce(asked_of, ledger, library, tmp_path / "place", **options)
+            with pytest.raises(one.type, match=f"^{re.escape(str(one.value))}$"):
+                farm(asked_of, ledger, library, ("x:0",), started, Observer(), said.append,
+                     **options)  # fmt: skip
+        assert (started.order, said) == ([], [])
+    assert not (tmp_path / "out" / "rows.jsonl").exists()
 
 
 def test_devices_by_name() -> None:

@@ -21,7 +21,7 @@ from whatwhere.study.cells import Cell, Study
 from whatwhere.study.data import Library
 from whatwhere.study.ledger import Ledger, key_of
 from whatwhere.study.observer import Observer
-from whatwhere.study.reproduce import missing
+from whatwhere.study.reproduce import asked, missing, unfinished
 from whatwhere.study.rows import mend, read_rows
 
 __all__ = ["Child", "Job", "Start", "farm"]
@@ -92,17 +92,18 @@ def farm(
 
     `start(job, device, folder, log)` starts the process that does a job on a device and writes its
     rows into `folder`. KeyboardInterrupt, after all processes have saved, when the observer asks to
-    stop. UnknownName for a cell that is not there.
+    stop. What `asked` raises, before any process starts.
     """
-    return _Farm(study, ledger, library, start, watch, say).run(devices, only, seeds)
+    cells = asked(study, library, only, seeds)
+    return _Farm(ledger, library, start, watch, say).run(devices, cells, seeds)
 
 
 class _Farm:
     def __init__(
-        self, study: Study, ledger: Ledger, library: Library,
-        start: Start, watch: Observer, say: Callable[[str], None],
+        self, ledger: Ledger, library: Library, start: Start, watch: Observer,
+        say: Callable[[str], None],
     ) -> None:  # fmt: skip
-        self.study, self.ledger, self.library, self.start = study, ledger, library, start
+        self.ledger, self.library, self.start = ledger, library, start
         self.watch, self.say = watch, say
         self.place = ledger.path / ".devices"
         self.running: dict[str, _Process] = {}
@@ -110,11 +111,11 @@ class _Farm:
         self.trained: set[str] = set()
 
     def run(
-        self, devices: Sequence[str], only: Sequence[str] | None, seeds: Sequence[int] | None
+        self, devices: Sequence[str], cells: Sequence[Cell], seeds: Sequence[int] | None
     ) -> list[str]:
         for folder in sorted(self.place.glob("*/")):
             self._collect(folder)  # of a run that was killed
-        waiting = list(self._jobs(self.study.chosen(only), seeds))
+        waiting = list(self._jobs(cells, seeds))
         spoken = time.monotonic()
         try:
             while waiting or self.running:
@@ -145,9 +146,8 @@ class _Farm:
     def _jobs(self, cells: Sequence[Cell], seeds: Sequence[int] | None) -> Iterator[Job]:
         for cell in cells:
             todo = missing(cell, self.ledger, self.library, seeds)
-            for group in cell.groups(todo):
-                if any(todo[seed] for seed in group):
-                    yield Job(cell, group)
+            for group in unfinished(cell, todo):
+                yield Job(cell, group)
 
     def _blocked(self, job: Job, waiting: Sequence[Job]) -> bool:
         """Whether a training that it needs or does itself is another's for now."""

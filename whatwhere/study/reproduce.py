@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from whatwhere.study.observer import Observer
 from whatwhere.study.training import Training
 from whatwhere.study.wanted import Wanted, wanted
 
-__all__ = ["missing", "open_ledger", "reproduce"]
+__all__ = ["asked", "missing", "open_ledger", "reproduce", "unfinished"]
 
 # What an encoding, a size or the memory of a machine can raise in the middle of a run.
 _FAULTS = (ValueError, RuntimeError, MemoryError)
@@ -52,6 +52,26 @@ def missing(
     }
 
 
+def asked(
+    study: Study, library: Library, only: Sequence[str] | None, seeds: Sequence[int] | None
+) -> tuple[Cell, ...]:
+    """The cells `only` names (None: all), when they and the seeds can be run as they are asked for.
+
+    UnknownName for a cell that is not there, ValueError for a seed; what `check` raises.
+    """
+    cells = study.chosen(only)
+    check(cells, library)
+    known = {seed for cell in cells for seed in cell.seeds}
+    if strange := [seed for seed in seeds or () if seed not in known]:
+        raise ValueError(f"seed {strange[0]} is none of these cells'; they have {sorted(known)}")
+    return cells
+
+
+def unfinished(cell: Cell, todo: Mapping[int, int]) -> Iterator[tuple[int, ...]]:
+    """The groups of a cell's seeds that lack a row; `todo` is what `missing` counts."""
+    return (group for group in cell.groups(todo) if any(todo[seed] for seed in group))
+
+
 def reproduce(
     study: Study,
     ledger: Ledger,
@@ -67,14 +87,9 @@ def reproduce(
 
     A failed seed or evaluation becomes rows with `error`, and the others go on. KeyboardInterrupt,
     after saving, when the observer asks to stop; the same call goes on there.
-    UnknownName for a cell that is not there, ValueError for a seed; what `check` and the loaders
-    of data raise, before anything is trained.
+    What `asked` and the loaders of data raise, before anything is trained.
     """
-    cells = study.chosen(only)
-    check(cells, library)
-    known = {seed for cell in cells for seed in cell.seeds}
-    if strange := [seed for seed in seeds or () if seed not in known]:
-        raise ValueError(f"seed {strange[0]} is none of these cells'; they have {sorted(known)}")
+    cells = asked(study, library, only, seeds)
     watch = observer or Observer()
     return _Run(study, ledger, library, checkpoints, watch, every).all(cells, seeds)
 
@@ -98,9 +113,8 @@ class _Run:
                 self._read(cell)
         self.watch.begin(total, done)
         for cell in cells:
-            for group in cell.groups(todo[cell.name]):
-                if any(todo[cell.name][seed] for seed in group):
-                    self._group(cell, group)
+            for group in unfinished(cell, todo[cell.name]):
+                self._group(cell, group)
         return [
             self.ledger.done[key(cell.name, seed, w)]
             for cell in cells
