@@ -17,6 +17,7 @@ from whatwhere.kernels.interpreter import interpreted
 
 __all__ = [
     "cosine_sine",
+    "decayed",
     "identity_polar",
     "identity_polar_back",
     "identity_polar_turned",
@@ -101,6 +102,18 @@ def cosine_sine(position, turns):
     """
     phase = ((position * turns) >> 32).to(tl.int32).to(tl.float32) * _RADIANS_PER_UNIT
     return _cos(phase), _sin(phase)
+
+
+@triton.jit
+def decayed(position, column, F: tl.constexpr, decay, centre, side):
+    """xPos's factor ζ_c^((p - centre) side rate), ζ_c = (c / F + gamma) / (1 + gamma), of pairs c.
+
+    decay is (gamma, rate) of queries (`whatwhere.maps.Decay`); side is 1 for queries, -1 for keys,
+    which grow as queries shrink. Positions (n, 1) and columns (1, w) or (n, w) -> float32 (n, w).
+    """
+    gamma, rate = decay
+    power = (position - centre).to(tl.float32) * (rate * side)
+    return tl.exp2(power * tl.log2((column.to(tl.float32) / F + gamma) / (1.0 + gamma)))
 
 
 @triton.jit

@@ -13,7 +13,7 @@ another length, batch or number of heads.
 import triton
 import triton.language as tl
 
-from whatwhere.kernels.maps import cosine_sine
+from whatwhere.kernels.maps import cosine_sine, decayed
 from whatwhere.kernels.prep_access import columns, copy, opened, read, write
 
 __all__ = ["backward", "forward", "turn_table"]
@@ -62,10 +62,7 @@ def _angles(batch, row, n, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr)
         turn = tl.where(position < start, early, turn)
     cosine, sine = cosine_sine(position * direction, turn)
     if decay is not None:
-        gamma, rate = decay
-        power = (position - centre).to(tl.float32) * (rate * side)
-        size = tl.log2((column.to(tl.float32) / F + gamma) / (1.0 + gamma))
-        amplitude = amplitude * tl.exp2(power * size)
+        amplitude = amplitude * decayed(position, column, F, decay, centre, side)
     return cosine * amplitude, sine * amplitude
 
 

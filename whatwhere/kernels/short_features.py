@@ -6,7 +6,7 @@ A tensor enters as the tuple (pointer, stride of batch, of head, of token); chan
 import triton
 import triton.language as tl
 
-from whatwhere.kernels.maps import cosine_sine, wrapped_cosine_sine
+from whatwhere.kernels.maps import cosine_sine, decayed, wrapped_cosine_sine
 from whatwhere.kernels.prep_access import opened
 from whatwhere.kernels.tiled import matrix, rows, start_of
 
@@ -54,10 +54,7 @@ def angles_of(batch, row, count, positions, step, spectrum, side, FIRST: tl.cons
         turn = tl.where(position < start, early, turn)
     cosine, sine = cosine_sine(position * direction, turn)
     if decay is not None:
-        gamma, rate = decay
-        power = (position - centre).to(tl.float32) * (rate * side)
-        size = tl.log2((column.to(tl.float32) / F + gamma) / (1.0 + gamma))
-        size = tl.exp2(power * size[None, :])
+        size = decayed(position, column[None, :], F, decay, centre, side)
         cosine, sine = cosine * size, sine * size
     if amplitude is not None:
         cosine, sine = cosine * amplitude, sine * amplitude
