@@ -93,6 +93,7 @@ def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         (("--device", "cuda:0,gpu"), "write cpu, cuda, or several by comma: cuda:0,cuda:1"),
         (("--seeds", "5"), "seed 5 is none of these cells'"),
         (("--device", "cpu,cpu", "--seeds", "5"), "seed 5 is none of these cells'"),
+        (("--device", "cpu,cuda:99"), "--device cuda:99 can not be used"),
         (("--data", "jbs=x"), "did you mean 'jsb'"),
         (("--data", "jsb"), "--data is 'jsb'; write NAME=FILE"),
         (("--share", "2"), "share is 2.0"),

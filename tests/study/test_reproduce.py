@@ -285,6 +285,8 @@ def test_bad_input_is_refused_before_any_work(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match=message):
             run(replace(study, cells=(cell,)), tmp_path)
+    with pytest.raises(ValueError, match="--device cuda:99 can not be used"):
+        run(study.on("cuda:99"), tmp_path)
     assert not (tmp_path / "rows.jsonl").exists()
 
 

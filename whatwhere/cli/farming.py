@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,12 +34,21 @@ def named_devices(text: str) -> tuple[str, ...]:
 
 
 class Starter:
-    """Starts `whatwhere reproduce` for one job of a farm."""
+    """Starts `whatwhere reproduce` for one job of a farm.
+
+    devices: those of `named_devices`. ValueError for one that can not be used.
+    """
 
     def __init__(
-        self, folder: Path, checkpoints: Path, given: Mapping[str, str], share: float, retry: bool,
-        board: Board,
+        self, devices: Sequence[str], folder: Path, checkpoints: Path, given: Mapping[str, str],
+        share: float, retry: bool, board: Board,
     ) -> None:  # fmt: skip
+        from whatwhere.study.devices import usable
+
+        for device in devices:
+            if not device.startswith("cpu"):
+                usable(device, touch=False)
+        self.devices = devices
         self.folder, self.checkpoints, self.given = folder, checkpoints, given
         self.share, self.retry, self.board = share, retry, board
 
@@ -58,10 +67,7 @@ class Starter:
         own = {PARENT: str(os.getpid())}
         if kind == "cuda":
             seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-            known = seen.split(",") if seen else None
-            if known is not None and int(number) >= len(known):
-                raise ValueError(f"--device {device}: CUDA_VISIBLE_DEVICES={seen} shows no such")
-            own["CUDA_VISIBLE_DEVICES"] = known[int(number)] if known else number
+            own["CUDA_VISIBLE_DEVICES"] = seen.split(",")[int(number)] if seen else number
         with log.open("wb") as file:
             return subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=file, stderr=file, env=os.environ | own

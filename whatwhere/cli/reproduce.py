@@ -100,8 +100,10 @@ def reproduce(
         return 0
     place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
     board = Board(minutes)
-    start = Starter(found.folder, place, given, share, retry, board) if devices else None
-    return _run(found, out, place, given, names, chosen_seeds, board, retry, devices, start)
+    start = None
+    if devices:
+        start = Starter(devices, found.folder, place, given, share, retry, board)
+    return _run(found, out, place, given, names, chosen_seeds, board, retry, start)
 
 
 def main(folder: str | os.PathLike[str]) -> None:
@@ -153,7 +155,6 @@ def _run(
     seeds: Sequence[int] | None,
     board: Board,
     retry: bool,
-    devices: Sequence[str],
     start: Starter | None,
 ) -> int:
     from whatwhere.cli.study_table import show_verdicts
@@ -168,13 +169,17 @@ def _run(
     board.console.quiet = not first
     try:
         with open_ledger(study, out, retry, first) as ledger, board.interrupts:
-            broken = start is not None and farm(
-                study, ledger, library, devices, start, board, board.console.print,
-                only=names, seeds=seeds,
-            )  # fmt: skip
-            rows = list(ledger.done.values()) if start is not None else run(
-                study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board
-            )  # fmt: skip
+            if start is None:
+                broken = []
+                rows = run(
+                    study, ledger, library, checkpoints, only=names, seeds=seeds, observer=board
+                )
+            else:
+                broken = farm(
+                    study, ledger, library, start.devices, start, board, board.console.print,
+                    only=names, seeds=seeds,
+                )  # fmt: skip
+                rows = list(ledger.done.values())
     except KeyboardInterrupt:
         board.close()
         why = "the time is over" if board.late else "interrupted"

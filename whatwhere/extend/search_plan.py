@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import torch
-
 from whatwhere.errors import UnknownName, did_you_mean, real_number, whole_number
+from whatwhere.study.devices import usable
 
 __all__ = ["AMPLITUDES", "OPTIMIZERS", "Search", "devices", "least_text"]
 
@@ -72,10 +71,7 @@ def devices(text: str) -> list[str]:
     """ "cuda:0,cuda:1" -> both; ValueError for one that is not there."""
     found = [part.strip() for part in text.split(",") if part.strip()]
     for name in found:
-        try:
-            torch.empty(0, device=name)
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from None
+        usable(name)
     if not found:
         raise ValueError("--device is empty; give cpu, cuda, or several: cuda:0,cuda:1")
     return found

@@ -9,6 +9,7 @@ import torch
 from whatwhere.encodings import Context, build, parse
 from whatwhere.nn import Decoder
 from whatwhere.study.config import Config
+from whatwhere.study.devices import usable
 from whatwhere.study.model import decoder_config
 from whatwhere.tasks import Task, common_span
 
@@ -56,7 +57,7 @@ def check(config: Config, task: Task) -> None:
     Lengths that an encoding can not tell are no error here: such a row says so.
     """
     check_encodings(config)
-    _device(config)
+    usable(config.device)
     for split in ("train", "valid"):
         tokens = len(task.splits()[split])
         if tokens <= config.train_length:
@@ -98,11 +99,3 @@ def costs(config: Config, task: Task) -> Costs:
         3.0 * tokens * per_token(config.train_length),
         {length: scored * per_token(length) for length in config.lengths},
     )
-
-
-def _device(config: Config) -> None:
-    try:
-        torch.empty(1, device=config.device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {config.device} can not be used: {reason}") from None

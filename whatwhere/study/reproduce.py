@@ -23,6 +23,7 @@ from whatwhere.study.cell_checks import check
 from whatwhere.study.cell_rows import row_of
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library
+from whatwhere.study.devices import usable
 from whatwhere.study.ledger import Ledger, key
 from whatwhere.study.measure import Found, measure, sentence
 from whatwhere.study.observer import Observer
@@ -87,7 +88,7 @@ def reproduce(
 
     A failed seed or evaluation becomes rows with `error`, and the others go on. KeyboardInterrupt,
     after saving, when the observer asks to stop; the same call goes on there.
-    What `asked` and the loaders of data raise, before anything is trained.
+    What `asked`, `usable` and the loaders of data raise, before anything is trained.
     """
     cells = asked(study, library, only, seeds)
     watch = observer or Observer()
@@ -124,7 +125,8 @@ class _Run:
         ]
 
     def _read(self, cell: Cell) -> None:
-        """Read the data of a cell, so that what is wrong with it is no error of a row."""
+        """Look for its device and read its data: what is wrong with them is no error of a row."""
+        usable(cell.config.device, touch=False)  # "cuda" is not GPU 0 of every process
         self.library.drawn(cell.data, cell.config.train_length, cell.drawn)
         for each in cell.evaluations:
             name, options = each.data or cell.data, {**cell.drawn, **each.drawn}
