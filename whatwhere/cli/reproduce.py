@@ -37,7 +37,10 @@ def reproduce(
         typer.Option(metavar="NAME=FILE", help="A data set, where it lies. Repeatable."),
     ] = None,
     device: Annotated[
-        str | None, typer.Option(help="cpu or cuda.  [default: cuda where there is one]")
+        str | None,
+        typer.Option(
+            help="cpu, cuda, or several: cuda:0,cuda:1.  [default: cuda where there is one]"
+        ),
     ] = None,
     minutes: Annotated[
         float | None, typer.Option(help="Save and stop after so many, with exit code 3.")
@@ -100,9 +103,7 @@ def reproduce(
         return 0
     place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
     board = Board(minutes)
-    start = None
-    if devices:
-        start = Starter(devices, found.folder, place, given, share, retry, board)
+    start = Starter(devices, found.folder, place, given, share, retry, board) if devices else None
     return _run(found, out, place, given, names, chosen_seeds, board, retry, start)
 
 
