@@ -52,9 +52,9 @@ class Shared(nn.Module):
     def __init__(self, each: Sequence[Tensor], weight: nn.Parameter | None = None) -> None:
         super().__init__()
         self.each = each
-        self.weight = nn.Parameter(torch.stack([one.detach() for one in each]))
-        if weight is not None:
-            self.weight = weight
+        if weight is None:
+            weight = nn.Parameter(torch.stack([one.detach() for one in each]))
+        self.weight = weight
         self.link()
 
     def link(self) -> None:
