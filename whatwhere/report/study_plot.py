@@ -124,9 +124,9 @@ def _draw_curves(axes: Axes, found: Curves, name: str, falls: bool) -> None:
     axes.set_xlabel("step")
     axes.set_ylabel(name)
     axes.set_title("validation, one line a seed")
-    every = [points for seeds in found.values() for points in seeds.values()]
-    later = [y for points in every for x, y in points if 10 * x >= points[-1][0]]
     if falls:
+        every = [points for seeds in found.values() for points in seeds.values()]
+        later = [y for points in every for x, y in points if 10 * x >= points[-1][0]]
         margin = 0.05 * (max(later) - min(later))
         axes.set_ylim(min(later) - margin, max(later) + margin)
 
