@@ -17,6 +17,7 @@ from whatwhere.cli.farming import named_devices
 from whatwhere.study.cells import Study
 from whatwhere.study.data import Library
 from whatwhere.study.farm import Child, Job, farm
+from whatwhere.study.ledger import key_of
 from whatwhere.study.observer import Observer
 from whatwhere.study.reproduce import open_ledger, reproduce
 
@@ -60,6 +61,7 @@ class Started:
         self.study, self.library, self.place, self.looks = study, library, place, looks
         self.order: list[str] = []
         self.code: dict[str, int] = {}
+        self.retry = False
 
     def __call__(self, job: Job, device: str, folder: Path, log: Path) -> Child:
         log.write_text("0% done\nthe last line\n")
@@ -68,7 +70,7 @@ class Started:
             self.order.append(f"end {job}")
             if job.cell.name in self.code:
                 return self.code[job.cell.name]
-            with open_ledger(self.study, folder) as ledger:
+            with open_ledger(self.study, folder, self.retry) as ledger:
                 reproduce(self.study, ledger, self.library, self.place,
                           only=[job.cell.name], seeds=job.seeds)  # fmt: skip
             return 0
@@ -135,6 +137,28 @@ def test_what_breaks_is_said_and_the_others_go_on(tmp_path: Path) -> None:
     with open_ledger(study, tmp_path / "out") as ledger:
         farm(study, ledger, library, ("x:0",), started, Observer(), lambda _: None)
         assert {row["run"] for row in ledger.done.values()} == {"rope", "pope"}
+
+
+def test_what_failed_is_measured_again(tmp_path: Path) -> None:
+    """Neither the rows with errors nor those that a kill left keep the new ones out."""
+    study, library = indirect(tmp_path, steps=1, seeds=(0, 1)), Library({})
+    out, left = tmp_path / "out", tmp_path / "out" / ".devices" / "rope-0_1"
+    with open_ledger(study, out) as ledger:
+        reproduce(study, ledger, library, tmp_path / "a")
+    rows = [json.loads(line) for line in (out / "rows.jsonl").read_text().splitlines()]
+    failed = [{k: v for k, v in row.items() if k != "value"} | {"error": "broke"} for row in rows]
+    (out / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in failed))
+    left.mkdir(parents=True)
+    shutil.copy(out / "rows.jsonl", left)
+    started = Started(study, library, tmp_path / "b", {})
+    started.retry = True
+    with open_ledger(study, out, retry=True) as ledger:
+        farm(study, ledger, library, ("x:0",), started, Observer(), lambda _: None)
+        assert len(ledger.done) == len(rows)
+    with open_ledger(study, out) as ledger:
+        found = {key: row.get("value", row.get("error")) for key, row in ledger.done.items()}
+    assert found == {key_of(row): row["value"] for row in rows}
+    assert len((out / "rows.jsonl").read_text().splitlines()) == 2 * len(rows)
 
 
 def test_a_stop_collects_what_there_is(tmp_path: Path) -> None:

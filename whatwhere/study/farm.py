@@ -114,7 +114,7 @@ class _Farm:
         self, devices: Sequence[str], cells: Sequence[Cell], seeds: Sequence[int] | None
     ) -> list[str]:
         for folder in sorted(self.place.glob("*/")):
-            self._collect(folder)  # of a run that was killed
+            self._collect(folder, left=True)
         waiting = list(self._jobs(cells, seeds))
         spoken = time.monotonic()
         try:
@@ -168,9 +168,7 @@ class _Farm:
     def _begin(self, job: Job, device: str) -> None:
         folder = self.place / f"{job.cell.name}-{'_'.join(map(str, job.seeds))}"
         folder.mkdir(parents=True)
-        for name in ("rows.jsonl", "cells.json"):  # what is there is not measured again
-            if (self.ledger.path / name).exists():
-                shutil.copy(self.ledger.path / name, folder / name)
+        self.ledger.copy(folder)
         handle = self.start(job, device, folder, folder / "log")
         self.running[device] = _Process(job, device, folder, handle, time.monotonic())
         self.say(f"{device}: {job}")
@@ -190,12 +188,13 @@ class _Farm:
             )
             self.say(self.broken[-1])
 
-    def _collect(self, folder: Path, keep: bool = False) -> None:
-        """Put a process's rows and curves into the study's."""
+    def _collect(self, folder: Path, keep: bool = False, left: bool = False) -> None:
+        """Put a process's rows and curves into the study's; `left`: of a run that was killed."""
         rows, curves = folder / "rows.jsonl", folder / "curves.csv"
         mend(rows)
         for row in read_rows(rows):
-            if "run" in row and key_of(row) not in self.ledger.done:
+            again = left and self.ledger.retry and row.get("error")
+            if "run" in row and key_of(row) not in self.ledger.done and not again:
                 self.ledger.add(row)
                 self.watch.evaluated(row, 0.0)
         if curves.exists():

@@ -46,7 +46,7 @@ class Ledger:
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"--out {path} is a file; give a directory")
         path.mkdir(parents=True, exist_ok=True)
-        self.path, self.writes, self._identities = path, writes, identities
+        self.path, self.writes, self.retry, self._identities = path, writes, retry, identities
         self._lock = locked(path) if writes else None
         try:
             if writes:
@@ -90,6 +90,13 @@ class Ledger:
         writer.writerows(line for line in kept[1:] if (line[0], line[1]) not in own)
         writer.writerows((run, *(point.get(key) for key in CURVE[1:])) for point in points)
         write_whole(path, text.getvalue())
+
+    def copy(self, folder: Path) -> None:
+        """Write what counts as done into `folder`, for a process that goes on there."""
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in self.done.values())
+        write_whole(folder / "rows.jsonl", text)
+        if kept := self._kept():
+            write_whole(folder / "cells.json", json.dumps(kept, indent=1) + "\n")
 
     def close(self) -> None:
         """Release the directory."""
