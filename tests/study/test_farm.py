@@ -139,6 +139,20 @@ def test_what_breaks_is_said_and_the_others_go_on(tmp_path: Path) -> None:
         assert {row["run"] for row in ledger.done.values()} == {"rope", "pope"}
 
 
+@pytest.mark.parametrize("code", [0, 1])
+def test_no_job_is_done_that_left_no_rows(tmp_path: Path, code: int) -> None:
+    """A traceback ends with exit code 1, which also says that some seeds failed."""
+    study, library = indirect(tmp_path, steps=1, seeds=(0, 1)), Library({})
+    started, said = Started(study, library, tmp_path / "place", {}), list[str]()
+    started.code["rope"] = code
+    with open_ledger(study, tmp_path / "out") as ledger:
+        broken = farm(study, ledger, library, ("x:0",), started, Observer(), said.append)
+        assert {row["run"] for row in ledger.done.values()} == {"pope"}
+    assert broken == [line for line in said if f"broke on x:0 (exit code {code})" in line]
+    assert len(broken) == 1
+    assert (tmp_path / "out" / ".devices" / "rope-0_1" / "log").exists()
+
+
 def test_what_failed_is_measured_again(tmp_path: Path) -> None:
     """Neither the rows with errors nor those that a kill left keep the new ones out."""
     study, library = indirect(tmp_path, steps=1, seeds=(0, 1)), Library({})

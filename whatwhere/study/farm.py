@@ -29,8 +29,8 @@ __all__ = ["Child", "Job", "Start", "farm"]
 LOOK = 0.2
 """Seconds between two looks at the processes."""
 
-# Done, some seeds failed, time over, stopped (by the signal itself before it listened).
-_SAVED = (0, 1, 3, 130, 143, -2, -15)
+# Time over, stopped (by the signal itself before it listened).
+_STOPPED = (3, 130, 143, -2, -15)
 
 
 @dataclass(frozen=True)
@@ -115,6 +115,7 @@ class _Farm:
     ) -> list[str]:
         for folder in sorted(self.place.glob("*/")):
             self._collect(folder, left=True)
+            shutil.rmtree(folder)
         waiting = list(self._jobs(cells, seeds))
         spoken = time.monotonic()
         try:
@@ -176,19 +177,23 @@ class _Farm:
     def _end(self, process: _Process) -> None:
         del self.running[process.device]
         took, code = time.monotonic() - process.began, process.handle.returncode
-        said = process.said()
-        self._collect(process.folder, keep=code not in _SAVED)
-        if code in (0, 1):
-            self.trained |= {process.job.cell.name, process.job.cell.start or ""}
-            self.say(f"{process.device}: {process.job}: done in {took:,.0f} s")
-        elif code not in _SAVED:
+        job, device = process.job, process.device
+        self._collect(process.folder)
+        lacking = missing(job.cell, self.ledger, self.library, job.seeds)
+        # Some failed seeds are an exit code of 1 and rows; a traceback is an exit code of 1.
+        if code in (0, 1) and not any(lacking.values()):
+            self.trained |= {job.cell.name, job.cell.start or ""}
+            self.say(f"{device}: {job}: done in {took:,.0f} s")
+        elif code not in _STOPPED:
             self.broken.append(
-                f"{process.job} broke on {process.device} (exit code {code}): {said}; all it said "
+                f"{job} broke on {device} (exit code {code}): {process.said()}; all it said "
                 f"is in {process.log}"
             )
             self.say(self.broken[-1])
+            return
+        shutil.rmtree(process.folder)
 
-    def _collect(self, folder: Path, keep: bool = False, left: bool = False) -> None:
+    def _collect(self, folder: Path, left: bool = False) -> None:
         """Put a process's rows and curves into the study's; `left`: of a run that was killed."""
         rows, curves = folder / "rows.jsonl", folder / "curves.csv"
         mend(rows)
@@ -204,8 +209,6 @@ class _Farm:
                     points.setdefault(point["run"], []).append(point)
             for run, each in points.items():
                 self.ledger.add_curve(run, each)
-        if not keep:
-            shutil.rmtree(folder)
 
 
 def _training(cell: Cell) -> tuple[str, str | None]:
