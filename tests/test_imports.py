@@ -29,6 +29,8 @@ LAYERS = (
 LEVEL = {unit: level for level, units in enumerate(LAYERS) for unit in units}
 EVERYWHERE = {"errors", "citations", "tracing"}
 BACKENDS = {"reference", "sdpa", "flex", "fused"}
+# The fused backend, and the features that every backend but the reference lets a kernel prepare.
+KERNELS_IN = ("attention/fused*.py", "attention/prepared.py")
 
 # Distributions that only some files may import; patterns are relative to the package.
 ONLY_IN = {
@@ -106,8 +108,8 @@ def fault(inside: Path, target: str, lazy: bool) -> str | None:
     if here == "report":
         return f"report reads rows and imports no torch, so it may not import {there}"
     if there == "kernels":
-        if here != "bench" and not fnmatch.fnmatch(inside.as_posix(), "attention/fused*.py"):
-            return "only attention/fused.py and its parts import kernels (and bench, to time them)"
+        if here != "bench" and not any(fnmatch.fnmatch(inside.as_posix(), p) for p in KERNELS_IN):
+            return "only fused.py, its parts and prepared.py import kernels (and bench, to time)"
         return None if lazy else "kernels must be imported inside a function (no GPU, no triton)"
     if here in LEVEL and LEVEL[there] <= LEVEL[here]:
         return f"{here} imports {there}, which is not below it"
@@ -115,11 +117,15 @@ def fault(inside: Path, target: str, lazy: bool) -> str | None:
 
 
 def backend_fault(inside: Path, rest: list[str]) -> str | None:
-    """Backends are independent witnesses: none may lean on another."""
-    if inside.parent.as_posix() == "attention" and inside.stem in BACKENDS and len(rest) > 1:
-        other = rest[1]
-        if other in BACKENDS - {inside.stem}:
-            return f"backend {inside.stem} imports backend {other}"
+    """Backends are independent witnesses: none may lean on another, nor on one by what they share;
+    and the definition on nothing that a kernel computes."""
+    if inside.parent.as_posix() != "attention" or len(rest) < 2:
+        return None
+    here, other = inside.stem, rest[1]
+    if here in BACKENDS | {"prepared"} and other in BACKENDS - {here}:
+        return f"backend {here} imports backend {other}"
+    if here == "reference" and other == "prepared":
+        return "the reference is the definition: its features are the maps' own"
     return None
 
 
@@ -149,6 +155,7 @@ SOUND = {
     "attention/__init__.py": "from whatwhere.attention import sdpa\nfrom . import reference",
     "attention/sdpa.py": "from whatwhere.attention.backend import Call",
     "attention/fused.py": "def f():\n    import triton\n    from whatwhere.kernels import forward",
+    "attention/prepared.py": "def f():\n    from whatwhere.kernels import forward",
     "kernels/forward.py": "import triton",
     "encodings/rope.py": "from ..rule import ScoreRule",
     "nn/hf.py": "import transformers",
@@ -168,12 +175,15 @@ PLANTED = [
     ("attention/sdpa.py", "from whatwhere.attention.flex import Flex", "backend sdpa"),
     ("attention/flex.py", "from .reference import Reference", "backend flex"),
     ("attention/flex.py", "from . import reference", "backend flex"),
-    ("attention/sdpa.py", "from whatwhere.kernels import forward", "only attention/fused.py and"),
+    ("attention/sdpa.py", "from whatwhere.kernels import forward", "only fused.py, its parts and"),
     ("bench/cases.py", "from whatwhere.kernels import forward", "inside a function"),
     ("study/training.py", "from whatwhere.bench import measure", "study imports bench"),
     ("attention/fused.py", "from whatwhere.kernels import forward", "inside a function"),
     ("attention/fused.py", "if True:\n    import whatwhere.kernels", "inside a function"),
     ("attention/sdpa.py", "import triton.language as tl", "triton may be imported by"),
+    ("attention/reference.py", "from whatwhere.attention.prepared import mapped", "definition"),
+    ("attention/prepared.py", "from whatwhere.kernels import forward", "inside a function"),
+    ("attention/prepared.py", "from whatwhere.attention.sdpa import Sdpa", "imports backend"),
     ("nn/decoder.py", "from transformers import PreTrainedModel", "transformers may be"),
     ("study/training.py", "import transformers", "transformers may be"),
     ("study/training.py", "from whatwhere.report import table", "study imports report"),

@@ -19,8 +19,8 @@ for name in ("rope", "pope", "alibi", "rope+dual_chunk"):
     assert torch.allclose(out, truth, atol=1e-5), name
 
 from whatwhere.attention import Unsupported
-from whatwhere.attention.fused import _why_no_triton
-assert _why_no_triton() == "triton is not installed"
+from whatwhere.attention.prepared import why_no_triton
+assert why_no_triton() == "triton is not installed"
 try:
     ww.attend(q, k, v, rule, backend="fused")
 except Unsupported as error:

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from whatwhere.attention import prepared
 from whatwhere.attention.backend import Call
 from whatwhere.attention.where import Where
 from whatwhere.maps import Map
@@ -60,7 +61,9 @@ class Flex:
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype."""
         where = call.where
-        v = rule.map_value(call.v, where.k_pos)
+        v = call.v
+        if rule.value is not None:
+            v = prepared.mapped(rule.value, v, where.k_pos, by_heads=True)
         temperature = rule.temperature(where.q_pos)
         parts = [
             _one_term(rule, term.query, term.key, term.region, call, v, temperature)
@@ -70,7 +73,7 @@ class Flex:
             out = parts[0][0]
         else:
             out = _merge(parts).to(call.q.dtype)
-        return rule.map_output(out, where.q_pos)
+        return out if rule.output is None else prepared.mapped(rule.output, out, where.q_pos)
 
 
 def _learns(rule: ScoreRule) -> bool:
@@ -91,12 +94,10 @@ def _one_term(
     temperature: Tensor | None,
 ) -> tuple[Tensor, Tensor | None]:
     where = call.where
-    q = query(call.q, where.q_pos)
-    if temperature is not None:
-        q = (q * temperature[:, None, :, None]).to(call.q.dtype)
+    q, k = prepared.features(query, key, call.q, call.k, where, temperature, by_heads=True)
     found = _run("flex_attention", call)(
         _wide_enough(q),
-        _wide_enough(key(call.k, where.k_pos)),
+        _wide_enough(k),
         _wide_enough(v),
         score_mod=_score_mod(rule, where) if rule.biases else None,
         block_mask=_block_mask(where, region, call),

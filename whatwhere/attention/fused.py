@@ -1,32 +1,25 @@
 """Our kernels on a GPU: queries and keys prepared in one launch, then the fastest attention.
 
-The preparation kernel reads raw vectors once and writes features once — softplus, δ, phases exact
-at any position, temperature, amplitude — where eager maps make a dozen passes over float32
-temporaries. Attention of whole sequences runs at widths (f, d) in cuDNN, FlashAttention or our own
-kernels, whichever is fastest and takes them (`probe`); positions, documents, padding, windows and
-ALiBi run in our own. For short sequences one kernel of ours makes features and attends over them.
-Triton is imported here only, inside functions: without it, or without a GPU, the backend says so
-and the others compute.
+`prepared` makes features. Attention of whole sequences runs at widths (f, d) in cuDNN,
+FlashAttention or our own kernels, whichever is fastest and takes them (`probe`); positions,
+documents, padding, windows and ALiBi run in our own. For short sequences one kernel of ours makes
+features and attends over them.
+Triton is imported here, in its parts and in `prepared` only, inside functions: without it, or
+without a GPU, the backend says so and the others compute.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from whatwhere.attention import fused_decode, fused_pairs, probe
+from whatwhere.attention import fused_decode, fused_pairs, prepared, probe
 from whatwhere.attention.backend import Call
-from whatwhere.maps import Map, Plain
+from whatwhere.maps import Plain
 from whatwhere.rule import ScoreRule
-from whatwhere.tracing import constant
 
 __all__ = ["Fused"]
-
-_DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 
 
 class Fused:
@@ -51,14 +44,16 @@ class Fused:
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
         if rule.value is not None:
-            v = _mapped(rule.value, v, where.k_pos)
+            v = prepared.mapped(rule.value, v, where.k_pos, interpreter=True)
         kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else "tiled"
         if kernel in probe.OWN:
             out = _own(rule, q, k, v, call, kernel)
         else:
             q, k = _features(rule, q, k, call)
             out = probe.run(kernel, q, k, v, where.causal, call.scale)
-        return out if rule.output is None else _mapped(rule.output, out, where.q_pos)
+        if rule.output is None:
+            return out
+        return prepared.mapped(rule.output, out, where.q_pos, interpreter=True)
 
 
 def _own(
@@ -124,20 +119,9 @@ def _why_not_widths(widths: probe.Widths, call: Call) -> str | None:
 
 
 def _why_not_here(call: Call) -> str | None:
-    interpreted = os.environ.get("TRITON_INTERPRET", "0") == "1"
-    if call.device.type != "cuda" and (call.hypothetical or not (interpreted and call.named)):
-        return f"it needs a CUDA device, and q is on {call.device.type}"
-    if torch.version.hip is not None:
-        return "its kernels are written for NVIDIA GPUs, and this torch is built for ROCm"
-    if _dtype(call) not in _DTYPES:
-        return f"its kernels take bfloat16, float16 and float32, and q is {call.q.dtype}"
-    return None if call.hypothetical else _why_no_triton()
-
-
-@constant
-def _why_no_triton() -> str | None:
-    found = importlib.util.find_spec("triton") is not None
-    return None if found else "triton is not installed"
+    interpreter = call.named and not call.hypothetical
+    reason = prepared.why_not_here(call.device, _dtype(call), interpreter)
+    return reason if reason is not None or call.hypothetical else prepared.why_no_triton()
 
 
 def _why_not_rule(rule: ScoreRule) -> str | None:
@@ -192,25 +176,7 @@ def _features(
     rule: ScoreRule, q: Tensor, k: Tensor, call: Call, by_heads: bool = False
 ) -> tuple[Tensor, Tensor]:
     """Features of queries and keys, in one launch where one set of angles serves both."""
-    from whatwhere.kernels import features
-
-    where, term = call.where, rule.only
-    temperature = rule.temperature(where.q_pos)
-    plain = isinstance(term.query, Plain) or isinstance(term.key, Plain)
-    learned = temperature is not None and temperature.requires_grad
-    if where.together and not plain and not learned and features.shared(term.query, term.key):
-        return features.prepare(term.query, q, where.q_pos, k, temperature, by_heads)
-    q = _mapped(term.query, q, where.q_pos)
-    if temperature is not None:
-        q = (q * temperature[:, None, :, None]).to(q.dtype)
-    return q, _mapped(term.key, k, where.k_pos)
-
-
-def _mapped(
-    mapping: Map, x: Float[Tensor, "b h n d"], positions: Int[Tensor, "#b n"]
-) -> Float[Tensor, "b h n f"]:
-    from whatwhere.kernels import features, twins
-
-    if isinstance(mapping, Plain) or twins.why_not(mapping) is not None:
-        return mapping(x, positions)
-    return features.prepare(mapping, x, positions)[0]
+    term, temperature = rule.only, rule.temperature(call.where.q_pos)
+    return prepared.features(
+        term.query, term.key, q, k, call.where, temperature, by_heads=by_heads, interpreter=True
+    )

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from whatwhere.attention import prepared
 from whatwhere.attention.backend import Call, repeat_heads
 from whatwhere.rule import ScoreRule
 
@@ -38,13 +39,10 @@ class Sdpa:
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype."""
         where, heads, width = call.where, call.q.shape[1], call.v.shape[-1]
-        q = rule.only.query(call.q, where.q_pos)
-        temperature = rule.temperature(where.q_pos)
-        if temperature is not None:
-            q = (q * temperature[:, None, :, None]).to(call.q.dtype)
-        k = repeat_heads(rule.only.key(call.k, where.k_pos), heads)
-        v = repeat_heads(rule.map_value(call.v, where.k_pos), heads)
-        q, k, v = _equal_widths(q, k, v)
+        term, temperature = rule.only, rule.temperature(where.q_pos)
+        q, k = prepared.features(term.query, term.key, call.q, call.k, where, temperature)
+        v = call.v if rule.value is None else prepared.mapped(rule.value, call.v, where.k_pos)
+        q, k, v = _equal_widths(q, repeat_heads(k, heads), repeat_heads(v, heads))
         causal = len(rule.biases) == 0 and where.plain_causal
         mask = None if causal else _mask(rule, call)
         out = F.scaled_dot_product_attention(
@@ -52,7 +50,7 @@ class Sdpa:
         )[..., :width]
         if mask is not None and not where.everything:
             out = _zero_blind_rows(out, call)
-        return rule.map_output(out, where.q_pos)
+        return out if rule.output is None else prepared.mapped(rule.output, out, where.q_pos)
 
 
 def _equal_widths(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
