@@ -36,9 +36,9 @@ def measured(
     pieces = None
     if row["mode"] == "streamed":
         pieces = plan.streamed
-    elif engine == "whatwhere" and len(encoding.rule(2).terms) > 1:
+    elif engine == "whatwhere" and plan.device == "cpu" and len(encoding.rule(2).terms) > 1:
         # The same numbers as in one pass, unless frequencies follow the length of the text.
-        pieces = None if encoding.length_dependent else PIECE * (1 if plan.device == "cpu" else 4)
+        pieces = None if encoding.length_dependent else PIECE
     reader = Reader(model, pieces)
     if task == "perplexity" and row["mode"] == "sliding":
         return sliding(plan, reader, text, length)
