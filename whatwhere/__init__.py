@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from whatwhere import positions, spectra
-    from whatwhere.attention import Unsupported, Where, attend, backend_reasons
+    from whatwhere.attention import Unsupported, Where, attend, attend_pages, backend_reasons
     from whatwhere.cache import KVCache
     from whatwhere.encodings import Encoding, Shape, from_dict, make, parse
     from whatwhere.maps import Plain, Polar, Reindex, Rotate
@@ -39,6 +39,7 @@ __all__ = [
     "Unsupported",
     "Where",
     "attend",
+    "attend_pages",
     "backend_reasons",
     "from_dict",
     "make",
@@ -63,7 +64,7 @@ _MODULES = (
 )
 
 _HOME = {
-    "attention": ("Unsupported", "Where", "attend", "backend_reasons"),
+    "attention": ("Unsupported", "Where", "attend", "attend_pages", "backend_reasons"),
     "cache": ("KVCache",),
     "encodings": ("Encoding", "Shape", "from_dict", "make", "parse"),
     "maps": ("Plain", "Polar", "Reindex", "Rotate"),

@@ -13,10 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whatwhere.attention.backend import Call
+from whatwhere.attention.pages import Pages
 from whatwhere.maps import Plain
 from whatwhere.rule import ScoreRule
 
-__all__ = ["MOST_QUERIES", "decode", "why_not"]
+__all__ = ["MOST_QUERIES", "decode", "decode_pages", "why_not", "why_not_pages"]
 
 MOST_QUERIES = 4  # more positions are prefill: there a key's features are worth keeping
 MOST_ROWS = 32
@@ -86,26 +87,30 @@ def _slopes(rule: ScoreRule) -> Tensor | None:
 
 
 def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
-    queries, group = call.where.queries, call.q.shape[1] // call.k.shape[1]
+    if call.where.q_documents is not None and call.where.queries > 1:
+        return "the decode kernel takes documents for one query position only"
+    if call.dropout > 0:
+        return f"it drops no attention weights, and dropout is {call.dropout}"
+    return _why_not_vectors(rule, call.q, call.k, call.v)
+
+
+def _why_not_vectors(rule: ScoreRule, q: Tensor, k: Tensor, v: Tensor) -> str | None:
+    queries, group = q.shape[2], q.shape[1] // k.shape[1]
     offset = getattr(rule.only.query, "offset", None)
     slopes = _slopes(rule)
-    wanted = any(x is not None and x.requires_grad for x in (offset, slopes))
-    if call.needs_grad or (wanted and torch.is_grad_enabled()):
+    wanted = any(x is not None and x.requires_grad for x in (q, k, v, offset, slopes))
+    if wanted and torch.is_grad_enabled():
         return "the decode kernel has no gradient"
     if queries > MOST_QUERIES:
         return f"the decode kernel takes at most {MOST_QUERIES} query positions, not {queries}"
     if queries * group > MOST_ROWS:
         return f"the decode kernel takes {MOST_ROWS} queries a KV head, not {queries * group}"
-    if call.where.q_documents is not None and queries > 1:
-        return "the decode kernel takes documents for one query position only"
-    if call.q.dtype not in _DTYPES:
-        return f"the decode kernel takes bfloat16, float16 and float32, and q is {call.q.dtype}"
-    if torch.is_autocast_enabled(call.device.type) and call.q.dtype == torch.float32:
+    if q.dtype not in _DTYPES:
+        return f"the decode kernel takes bfloat16, float16 and float32, and q is {q.dtype}"
+    if torch.is_autocast_enabled(q.device.type) and q.dtype == torch.float32:
         return "under autocast the whole cache would be cast at each step: keep it in 16 bits"
-    if max(call.q.shape[-1], call.v.shape[-1]) > MOST_CHANNELS:
+    if max(q.shape[-1], v.shape[-1]) > MOST_CHANNELS:
         return f"the decode kernel takes at most {MOST_CHANNELS} channels"
-    if call.dropout > 0:
-        return f"it drops no attention weights, and dropout is {call.dropout}"
     return None
 
 
@@ -140,3 +145,38 @@ def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         temperature=rule.temperature(where.q_pos),
         slopes=_slopes(rule),
     )
+
+
+def why_not_pages(rule: ScoreRule, q: Tensor, pages: Pages) -> str | None:
+    """None if the decode kernels read the pages in place, else one sentence; devices aside."""
+    reason = _why_not_rule(rule) or _why_not_vectors(rule, q, pages.k, pages.v)
+    if reason is not None:
+        return reason
+    for name, x in (("q", q), ("k_pages", pages.k), ("v_pages", pages.v)):
+        if x.stride(3) != 1:
+            return f"channels of {name} are not contiguous, their stride is {x.stride(3)}"
+    from whatwhere.kernels.decode_launch import block_of
+
+    term = rule.only
+    block = block_of(q, pages.k, pages.v, term.query, _content(term.query, term.key))
+    if pages.page % block:
+        return f"a page holds {pages.page} keys, and the decode kernel reads multiples of {block}"
+    return None
+
+
+def decode_pages(
+    rule: ScoreRule, q: Tensor, pages: Pages, positions: Tensor, scale: float, window: int | None
+) -> Float[Tensor, "b h nq dv"]:
+    """Attention of a few query positions (1 or b, nq) over pages of un-rotated keys, in place."""
+    from whatwhere.kernels.decode_launch import Keys, attend
+
+    term = rule.only
+    keys = Keys(
+        lengths=pages.lengths.to(torch.int32),
+        table=pages.table.to(torch.int32),
+        content=_content(term.query, term.key),
+    )
+    return attend(
+        q, pages.k, pages.v, positions, term.query, keys, scale=scale, window=window,
+        temperature=rule.temperature(positions), slopes=_slopes(rule),
+    )  # fmt: skip

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import index
 from typing import Any, Optional
 
 import torch
@@ -24,7 +25,7 @@ from whatwhere.kernels.decode_sizes import (
 )
 from whatwhere.maps import Map, Plain, Polar, Rotate
 
-__all__ = ["Keys", "attend"]
+__all__ = ["Keys", "attend", "block_of"]
 
 _FAR = 2**31 - 1  # "no limit" for a distance; positions of one sequence are closer than this
 _MAGNITUDES = {
@@ -87,10 +88,7 @@ def attend(
             raise ValueError(f"{name}: channels must be contiguous, their stride is {x.stride(3)}")
     polar = isinstance(query, Polar)
     angles = None if isinstance(query, Plain) else query.angles  # type: ignore[attr-defined]
-    if isinstance(query, Rotate):
-        recipe = query.layout
-    else:
-        recipe = query.magnitude if polar else "identity"  # type: ignore[attr-defined]
+    recipe = _recipe(query)
     offset = query.offset if polar else None  # type: ignore[attr-defined]
     # Compiled, one operator; else without the operator's dispatch, which costs as much as a launch.
     launch = _decode if torch.compiler.is_compiling() else _launched
@@ -103,6 +101,21 @@ def attend(
         recipe, keys.content, 1.0 if angles is None else float(angles.amplitude),
         getattr(query, "direction", 1), scale, causal, window, split, variant,
     )  # fmt: skip
+
+
+def block_of(q: Tensor, k: Tensor, v: Tensor, query: Map, content: bool) -> int:
+    """How many keys the kernel that takes pages k (pages, g, page, d) and v reads at a time: a page
+    must hold a multiple of them."""
+    rows = index(q.shape[2] * (q.shape[1] // k.shape[1]))
+    rows = 1 << (rows - 1).bit_length()
+    turns = None if isinstance(query, Plain) else query.angles.turns  # type: ignore[attr-defined]
+    return _chosen(q, k, v, None, turns, _recipe(query), content, rows, None).block
+
+
+def _recipe(query: Map) -> str:
+    if isinstance(query, Rotate):
+        return query.layout
+    return query.magnitude if isinstance(query, Polar) else "identity"
 
 
 def _launched(
@@ -187,7 +200,7 @@ def _chosen(
     content: bool, rows: int, variant: str | None,
 ) -> Sizes:  # fmt: skip
     """The named variant, or the first that takes the call."""
-    d, dv = k.shape[-1], v.shape[-1]
+    d, dv = index(k.shape[-1]), index(v.shape[-1])  # in a dynamic graph, no symbols
     own = sizes(d, dv, max(16, rows), k.dtype)
     chosen = VARIANTS["operands" if variant is None else variant]
     if chosen is None:
@@ -199,7 +212,9 @@ def _chosen(
     elif raw and turns is not None and turns.shape[0] < d:
         reason = "raw keys have channels without a magnitude"
     elif any(x.stride(axis) % 8 for x in (k, v) for axis in range(3)) or any(
-        x.device.type == "cuda" and x.data_ptr() % 16 for x in (k, v)
+        # Where a graph is traced there is no memory yet: the launch itself asks again.
+        x.device.type == "cuda" and not torch.compiler.is_compiling() and x.data_ptr() % 16
+        for x in (k, v)
     ):
         reason = "rows of keys or values do not begin at multiples of 16 bytes"
     if reason is None:

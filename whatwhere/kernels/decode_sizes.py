@@ -14,6 +14,7 @@ import torch
 import triton
 
 from whatwhere.kernels.interpreter import interpreted
+from whatwhere.tracing import constant
 
 __all__ = ["VARIANTS", "Sizes", "sizes", "slots", "splits", "why_not_operands"]
 
@@ -63,6 +64,7 @@ VARIANTS: dict[str, Sizes | None] = {
 }
 
 
+@constant
 def sizes(head_dim: int, value_dim: int, rows: int, dtype: torch.dtype) -> Sizes:
     """Block sizes of `decode` for widths, query rows a KV head, and dtype: 64 elements a thread."""
     width = triton.next_power_of_2(max(head_dim, value_dim))
@@ -72,6 +74,7 @@ def sizes(head_dim: int, value_dim: int, rows: int, dtype: torch.dtype) -> Sizes
     return Sizes(min(128, max(16, elements // width)))
 
 
+@constant
 def why_not_operands(
     head_dim: int, value_dim: int, rows: int, dtype: torch.dtype, device: torch.device
 ) -> str | None:
