@@ -94,13 +94,13 @@ def step(q, k, v, table, lengths):
     return attend_pages(q, k, v, rule, table=table, lengths=lengths, backend="fused")
 
 with torch.no_grad():
-    for dynamic in (None, True):
-        compiled = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=dynamic)
-        for cache in caches:
-            given = (cache.q, cache.k_pages, cache.v_pages, cache.table, cache.lengths)
-            print(torch.equal(compiled(*given), step(*given)))
+    # Sizes are symbols from the first call on, heads and widths too.
+    compiled = torch.compile(step, backend="aot_eager", fullgraph=True, dynamic=True)
+    for cache in caches:
+        given = (cache.q, cache.k_pages, cache.v_pages, cache.table, cache.lengths)
+        print(torch.equal(compiled(*given), step(*given)))
 """
 
 
 def test_compiled_it_is_one_operator() -> None:
-    assert run_python(COMPILED).split() == ["True"] * 4
+    assert run_python(COMPILED).split() == ["True"] * 2
