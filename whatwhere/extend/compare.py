@@ -164,7 +164,7 @@ def _used(
     if plan.backend == "auto" and (terms <= 1 or plan.device != "cpu"):
         return probe.undo, encoding
     probe.undo()
-    # Several products a pair: no kernel of torch's on a CPU; in pieces the dense one is the fastest.
+    # Several products a pair: no kernel of torch's on a CPU; in pieces the dense one is fastest.
     backend = "reference" if plan.backend == "auto" else plan.backend
     again = hf.use(model, made.expression, train_length=source.train_length, backend=backend)
     return again.undo, encoding

@@ -50,7 +50,12 @@ class Reader:
             step = max(1, _LOGITS // (self.vocab * len(ids)))
             for part in hidden.split(step, dim=1):
                 wanted = targets[:, start : start + part.shape[1]]
-                found.append(F.cross_entropy(self.logits(part).mT, wanted, reduction="none"))
+                # Words last: with them in the middle a GPU's softmax walks through memory in
+                # strides, and takes longer than the whole model.
+                lost = F.cross_entropy(
+                    self.logits(part).flatten(0, 1), wanted.flatten(), reduction="none"
+                )
+                found.append(lost.view_as(wanted))
                 start += part.shape[1]
         return torch.cat(found, dim=1)
 
