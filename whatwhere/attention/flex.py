@@ -20,6 +20,7 @@ from torch import Tensor
 
 from whatwhere.attention import prepared
 from whatwhere.attention.backend import Call
+from whatwhere.attention.flex_blocks import block_mask
 from whatwhere.attention.where import Where
 from whatwhere.maps import Map
 from whatwhere.regions import EVERYWHERE, Region
@@ -95,7 +96,7 @@ def _one_term(
 ) -> tuple[Tensor, Tensor | None]:
     where = call.where
     q, k = prepared.features(query, key, call.q, call.k, where, temperature, by_heads=True)
-    found = _run("flex_attention", call)(
+    found = _flex_attention(call)(
         _wide_enough(q),
         _wide_enough(k),
         _wide_enough(v),
@@ -150,13 +151,8 @@ def _block_mask(where: Where, region: Region, call: Call) -> Any:
     if where.everything and region == EVERYWHERE:
         return None
     if region not in where.derived:
-        where.derived[region] = _run("create_block_mask", call)(
-            _mask_mod(where, region),
-            B=where.batch if where.batch > 1 else None,
-            H=None,
-            Q_LEN=where.queries,
-            KV_LEN=where.keys,
-            device=call.device,
+        where.derived[region] = block_mask(
+            _mask_mod(where, region), where.batch, where.queries, where.keys, call.device
         )
     return where.derived[region]
 
@@ -179,10 +175,13 @@ def _mask_mod(where: Where, region: Region) -> Callable[..., Tensor]:
     return visible
 
 
-def _run(name: str, call: Call) -> Any:
-    """A function of torch's module, compiled on a GPU."""
-    function = getattr(import_module("torch.nn.attention.flex_attention"), name)
-    return _compiled(function) if call.device.type == "cuda" else function
+def _flex_attention(call: Call) -> Any:
+    """torch's function, compiled on a GPU unless a compiled graph holds it already."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if call.device.type != "cuda" or torch.compiler.is_compiling():
+        return flex_attention
+    return _compiled(flex_attention)
 
 
 @functools.cache
@@ -196,8 +195,6 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     compiled = torch.compile(function)
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
-            return compiled(*args, **kwargs)
         with config.patch(recompile_limit=128, fail_on_recompile_limit_hit=True):
             return compiled(*args, **kwargs)
 

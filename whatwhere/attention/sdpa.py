@@ -16,6 +16,7 @@ from torch import Tensor
 from whatwhere.attention import prepared
 from whatwhere.attention.backend import Call, repeat_heads
 from whatwhere.rule import ScoreRule
+from whatwhere.tracing import constant
 
 __all__ = ["Sdpa"]
 
@@ -68,7 +69,12 @@ def _cudnn_takes(q: Tensor, v: Tensor) -> bool:
     # cuDNN runs 128/64 and 256/128 on Hopper without padding (kernels.md §3), in half precision.
     half = q.dtype in (torch.float16, torch.bfloat16)
     hopper = half and torch.cuda.get_device_capability(q.device)[0] >= 9
-    return hopper and torch.backends.cuda.cudnn_sdp_enabled()
+    return hopper and _cudnn_enabled()
+
+
+@constant  # torch.compile cannot trace the question: it broke the graph on a GPU
+def _cudnn_enabled() -> bool:
+    return torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def _mask(rule: ScoreRule, call: Call) -> Tensor | None:
