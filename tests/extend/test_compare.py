@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from whatwhere import hf
-from whatwhere.extend import retrieval
+from whatwhere.extend import measure, retrieval
 from whatwhere.extend.compare import compare, plan_of
 from whatwhere.extend.forward import Reader, agrees
 from whatwhere.extend.models import Source
@@ -115,8 +115,13 @@ def test_rows_say_what_was_done_and_equal_ones_are_made_once(
 
 
 def test_transformers_own_code_agrees(
-    source: Source, model: Any, ids: torch.Tensor, tmp_path: Path
+    source: Source,
+    model: Any,
+    ids: torch.Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(measure, "STOCK", 256)  # the longest is read in pieces
     names = ("none", "pi", "ntk", "dynamic_ntk", "by_parts", "yarn", "llama3", "abf", "rerope")
     plan = replace(PLAN, methods=names, stock=True, keys=0, copies=0)
     rows = run(plan, source, model, ids, tmp_path)
@@ -208,6 +213,12 @@ def test_pass_keys_stand_where_they_should(source: Source, ids: torch.Tensor) ->
             assert abs(place - depth * 0.75) < 0.12
             assert torch.equal(row, same)
             assert not torch.equal(row, different)
+
+
+def test_a_blank_that_is_a_token_of_its_own_is_not_asked_for(source: Source) -> None:
+    question, answer = retrieval._asked(source.tokenizer, "71432")
+    assert source.tokenizer.decode(question).endswith("The pass key is ")
+    assert [source.tokenizer.decode(token) for token in answer] == list("71432")
 
 
 def test_hits_are_greedy_decoding(source: Source, model: Any, ids: torch.Tensor) -> None:

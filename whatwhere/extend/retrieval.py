@@ -3,8 +3,8 @@
     … The pass key is 71432. Remember it. 71432 is the pass key. … What is the pass key? The pass
     key is 71432
 
-The key counts as found if each token of it is the likeliest one given those before: exactly then
-greedy decoding writes it. Its average -ln p is kept as well, because hits alone are coarse.
+The key counts as found if each token with a digit of it is the likeliest one given those before:
+exactly then greedy decoding writes it on. Its average -ln p is kept as well: hits alone are coarse.
 """
 
 from __future__ import annotations
@@ -121,11 +121,17 @@ def _filler(text: Tokens, room: int, random: torch.Generator) -> Tokens:
 
 
 def _asked(tokenizer: Any, key: str) -> tuple[Int64[Tensor, "question"], Int64[Tensor, "answer"]]:
-    """Tokens of the question and of the answer; the point behind the answer is not asked for."""
+    """Tokens of the question and of the answer; the point behind the answer is not asked for.
+
+    A blank that is a token of its own belongs to the question: a model that would rather go on
+    with "is in" than with "is 7…" has not lost the key (SmolLM2 does so within its own length).
+    """
     whole = _ids(tokenizer, ANSWER.format(key=key).removesuffix("."))
     question = _ids(tokenizer, ANSWER.split("{key}")[0].rstrip())
     same = 0
     while same < len(question) and bool(whole[same] == question[same]):
+        same += 1
+    while same < len(whole) and not tokenizer.decode(whole[same : same + 1]).strip():
         same += 1
     return whole[:same], whole[same:]
 
