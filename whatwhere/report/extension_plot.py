@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from whatwhere.report.extension import Extension, Line, extension
 from whatwhere.report.plot import apart
 from whatwhere.report.style import RC
+from whatwhere.report.ticks import log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +60,7 @@ def extension_figures(rows: Iterable[Row], folder: str | PathLike[str]) -> list[
         most = max(12, *(len(lines) for lines in groups.values()))
         canvas, grid = plt.subplots(
             1, len(groups), figsize=(6.0 * len(groups), 1.0 + 0.29 * most), squeeze=False,
-            gridspec_kw={"wspace": 0.62},
+            gridspec_kw={"wspace": 0.74},
         )  # fmt: skip
         for axes, (title, lines) in zip(grid.flat, groups.items(), strict=True):
             _lengths(axes, found, lines)
@@ -159,19 +160,9 @@ def _lengths(axes: Axes, found: Extension, lines: Sequence[Line]) -> None:
     labels = [f"{n / found.train_length:g}×\n{n}" for n in lengths]
     axes.set_xticks(lengths, labels, minor=False)
     axes.set_xticks([], minor=True)
-    _ticks(axes, low, high)
+    log_ticks(axes, low, high)
     axes.set_xlabel("length of the text: multiples of the trained length, and tokens")
     _name(axes, sorted(ends), palette, low, high)
-
-
-def _ticks(axes: Axes, low: float, high: float) -> None:
-    wide: Sequence[float] = (1, 1.5, 2, 3, 4, 5, 6, 8)
-    steps = wide if high > 2 * low else [n / 10 for n in range(10, 100)]
-    if high < 1.25 * low:
-        steps = [n / 20 for n in range(20, 200)]
-    ticks = [s * 10**e for e in range(8) for s in steps if low <= s * 10**e <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
-    axes.set_yticks([], minor=True)
 
 
 def _name(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from whatwhere.report.rows import Row
 from whatwhere.report.style import KNOWN, RC, styles
+from whatwhere.report.ticks import log_ticks
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +99,7 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
         axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
+    log_ticks(axes, *axes.get_ylim())
     ticks = sorted({n for points in found.values() for n in points})
     axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
     axes.set_xlabel("evaluation length, tokens (one pass)")
@@ -106,7 +108,11 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
 
 
 def _named(run: str) -> tuple[str, str]:
-    """What a run was trained on, and its encoding: jsb_pope is (jsb, pope), pope_free its own."""
+    """What a run was trained on, and its encoding: jsb_pope is (jsb, pope), pope_free its own.
+
+    A share of the steps (s_rope@0.1) changes neither.
+    """
+    run = run.partition("@")[0]
     front, _, last = run.rpartition("_")
     return (front, last) if last in KNOWN else ("", run)
 
