@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,11 +12,14 @@ __all__ = ["log_ticks"]
 
 
 def log_ticks(axes: Axes, low: float, high: float) -> None:
-    """Round numbers between low and high as ticks of the y axis; the closer these, the finer."""
-    wide: Sequence[float] = (1, 1.5, 2, 3, 4, 5, 6, 8)
-    steps = wide if high > 2 * low else [n / 10 for n in range(10, 100)]
-    if high < 1.25 * low:
-        steps = [n / 20 for n in range(20, 200)]
-    ticks = [s * 10**e for e in range(8) for s in steps if low <= s * 10**e <= high]
-    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    """Round numbers between low and high as ticks of the y axis: equal steps within a factor of 3
+    (eight at most), else 1, 1.5, 2, 3, 4, 5, 6, 8 of every power of ten."""
+    if high > 3 * low:
+        ticks = [s * 10.0**e for e in range(-4, 9) for s in (1, 1.5, 2, 3, 4, 5, 6, 8)]
+    else:
+        sizes = (s * 10.0**e for e in range(-6, 9) for s in (1, 2, 5))
+        step = next(size for size in sizes if (high - low) / size <= 8)
+        ticks = [n * step for n in range(math.floor(low / step), math.ceil(high / step) + 1)]
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    axes.set_yticks(ticks, [f"{tick:.6g}" for tick in ticks], minor=False)
     axes.set_yticks([], minor=True)
