@@ -17,7 +17,7 @@ from whatwhere.kernels import prep_calls
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, tokens_first
 from whatwhere.maps import Map, Polar, Rotate
 
-__all__ = ["alike", "alone", "described", "part_of", "prepare", "seen", "shared"]
+__all__ = ["alike", "alone", "described", "joined", "part_of", "prepare", "seen", "shared"]
 
 
 def alike(query: Map, key: Map) -> bool:
@@ -70,7 +70,7 @@ def described(mapping: Map, positions: Tensor, temperature: Tensor | None) -> tu
 
 
 def alone(mapping: Map) -> list[Map]:
-    """The maps of models that stand side by side in one, or the map itself."""
+    """The maps of models that stand side by side in one, each with δ (h, F), or the map itself."""
     offset = getattr(mapping, "offset", None)
     if offset is None or offset.dim() == 2:
         return [mapping]
@@ -98,17 +98,23 @@ def prepare(
     Dtypes: float32, bfloat16 or float16 in and out; products in float32, rounded once.
     """
     each = alone(mapping)
-    if len(each) > 1:
-        q_outs = []
-        for index, single in enumerate(each):
-            own = [part_of(x, index, len(each)) for x in (q, positions, temperature)]
-            q_outs.append(prepare(single, own[0], own[1], None, own[2], by_heads)[0])  # type: ignore[arg-type]
-        without = replace(mapping, offset=None)  # type: ignore[type-var]
-        k_out = (
-            q.new_empty(0) if k is None else prepare(without, k, positions, None, None, by_heads)[0]
-        )
-        return torch.cat(q_outs), k_out
-    return _prep(q, k, *described(mapping, positions, temperature), by_heads)
+    if len(each) == 1:
+        return _prep(q, k, *described(each[0], positions, temperature), by_heads)
+    q_outs = []
+    for index, single in enumerate(each):
+        own = [part_of(x, index, len(each)) for x in (q, positions, temperature)]
+        q_outs.append(prepare(single, own[0], own[1], None, own[2], by_heads)[0])  # type: ignore[arg-type]
+    # `torch.cat` gives its result head after head, whatever the order of its parts.
+    by_tokens = tokens_first(q_outs[0])
+    q_out = joined(q_outs) if by_tokens else torch.cat(q_outs)
+    without = replace(mapping, offset=None)  # type: ignore[type-var]
+    k_out = q.new_empty(0) if k is None else prepare(without, k, positions, None, None, by_heads)[0]
+    return q_out, k_out
+
+
+def joined(parts: Sequence[Tensor]) -> Tensor:
+    """Parts (b, h, n, f) of a batch as one, stored (b, n, h, f)."""
+    return torch.cat([part.transpose(1, 2) for part in parts]).transpose(1, 2)
 
 
 def _recipe(mapping: Map) -> str:
@@ -200,7 +206,7 @@ def _prep_backward_shapes(  # type: ignore[no-untyped-def]
     start, direction, decay, by_tokens, wants_offset,
 ):  # fmt: skip
     width = q_grad.shape[-1] - 2 * turns.shape[0] + RECIPES[recipe].channels(turns.shape[0])
-    count = (q_grad.shape[1], turns.shape[0]) if wants_offset else (0,)
+    count = offset.shape if wants_offset else (0,)
     return (
         empty(q_grad, width, by_tokens),
         q_grad.new_empty(0) if k_grad is None else empty(k_grad, width, by_tokens),

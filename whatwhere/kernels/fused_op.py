@@ -64,7 +64,9 @@ def fused(
     model. Raises ValueError with the reason if `why_not` has one.
     """
     each = features.alone(query)
-    if len(each) > 1 and kernel != "short":
+    if len(each) == 1:
+        (query,) = each  # with δ (h, F): only "short" knows of several models
+    elif kernel != "short":
         return _one_by_one(
             each, key, (q, k, v, q_positions, k_positions, temperature), scale, pairs, kernel
         )
@@ -96,7 +98,7 @@ def _one_by_one(
         own = replace(pairs, q_place=places[0], k_place=places[1])
         assert q is not None and k is not None and v is not None and at is not None  # noqa: PT018
         outs.append(fused(query, key, q, k, v, at, k_at, scale, own, kernel, temperature))
-    return torch.cat([out.transpose(1, 2) for out in outs]).transpose(1, 2)
+    return features.joined(outs)
 
 
 def _prepared(

@@ -34,7 +34,7 @@ def backward(
     by_tokens: bool,
     wants_offset: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """Gradients of raw q and k from those of their features, and of δ (heads, frequencies).
+    """Gradients of raw q and k from those of their features, and of δ, in δ's shape.
 
     Stored (b, n, heads, d) if `by_tokens`. The sum for δ has a fixed order.
     """
@@ -51,7 +51,12 @@ def backward(
         partial = q_grad.new_empty((chunks, h, count), dtype=torch.float32)
     tensors = (*raw, q_grad, k_grad, q_out, k_out)
     launch("backward", tensors, (partial,), inputs, recipe, width)
-    return q_out, k_out, None if partial is None else partial.sum(dim=0)
+    return q_out, k_out, None if partial is None else _summed(partial, inputs)
+
+
+def _summed(partial: Tensor, inputs: Inputs) -> Tensor:
+    assert inputs.offset is not None
+    return partial.sum(dim=0).view(inputs.offset.shape)  # (h, F), or (1, h, F)
 
 
 def keys(inputs: Inputs, positions: Tensor) -> Inputs:

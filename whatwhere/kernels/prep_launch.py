@@ -210,7 +210,12 @@ def launch(
 
 
 def _turned(offset: Tensor) -> Tensor:
-    """(2, heads, frequencies): cosine and sine of every head's own angles."""
+    """(2, heads, frequencies): cosine and sine of every head's own angles.
+
+    ValueError for those of several models side by side: the kernel has one table for the batch.
+    """
+    if offset.dim() == 3 and len(offset) > 1:
+        raise ValueError(f"offset is of {len(offset)} models; prepare features of one at a time")
     table = offset.new_empty((2, *offset.shape), dtype=torch.float32)
     count = offset.numel()
     kernels.turn_table[(triton.cdiv(count, 256),)](offset, table, count, BLOCK=256, num_warps=4)
