@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from whatwhere.nn import Decoder, DecoderConfig
+from whatwhere.study import shared
 from whatwhere.study.stacked import Stacked
+from whatwhere.study.step import losses_of
 
 SEEDS, BATCH, LENGTH, VOCABULARY = 3, 2, 12, 30
 
@@ -65,6 +67,44 @@ def test_the_last_places_alone(encoding: str, last: int, device: torch.device) -
     part = stacked(tokens, last)
     assert part.shape == (SEEDS, BATCH, last, VOCABULARY)
     torch.testing.assert_close(part, stacked(tokens)[:, :, -last:], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_large_vocabulary_of_an_odd_number_is_padded(
+    tied: bool, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GPT-2's 50,257 columns of 16 bits each: rows begin at multiples of 16 bytes."""
+    found = {}
+    for least in (VOCABULARY, VOCABULARY + 1):
+        monkeypatch.setattr(shared, "LARGE", least)
+        monkeypatch.setattr(shared, "PADDED", {"cpu", "cuda"})
+        stacked, tokens = Stacked(made("rope", device, tie_embeddings=tied)), asked(device)
+        with torch.autocast(device.type, torch.bfloat16):
+            logits = stacked(tokens, None, True)
+            plain = stacked(tokens)
+        assert plain.shape[-1] == VOCABULARY
+        assert torch.equal(plain, logits[..., :VOCABULARY])
+        losses_of(logits, tokens, VOCABULARY).sum().backward()
+        found[least] = logits, [each.grad for each in stacked.parameters()]
+    (padded, gradients), (narrow, wanted) = found.values()
+    assert (padded.shape[-1], narrow.shape[-1]) == (64, VOCABULARY)
+    assert not padded[..., VOCABULARY:].any()
+    torch.testing.assert_close(padded[..., :VOCABULARY], narrow, rtol=0.02, atol=1e-3)
+    for mine, true in zip(gradients, wanted, strict=True):
+        assert mine.shape == true.shape
+        assert (mine - true).norm() <= 0.01 * true.norm()
+
+
+def test_products_that_are_small_or_exact_are_not_padded(device: torch.device) -> None:
+    x = torch.zeros(1, device=device)
+    assert shared.aligned(50257, x) == 50257  # float32: no fast kernel to lose
+    half = 50304 if device.type == "cuda" else 50257
+    assert shared.aligned(50257, x.bfloat16()) == half
+    assert [shared.aligned(count, x.bfloat16()) for count in (90, 50304, 50264)] == [
+        90,
+        50304,
+        50264,
+    ]
 
 
 def test_a_decoder_reads_what_the_stack_learns(device: torch.device) -> None:

@@ -78,4 +78,5 @@ def _batch(
     with context:
         logits = stacked(inputs.expand(seeds, *inputs.shape), scored)
     targets = targets[..., -logits.shape[2] :].expand(seeds, -1, -1)
-    return losses_of(logits, targets).double(), exact_match(logits, targets).double().sum(1)
+    nll = losses_of(logits, targets, logits.shape[-1])
+    return nll.double(), exact_match(logits, targets).double().sum(1)

@@ -13,7 +13,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Linear", "Norm", "Shared", "Table", "product"]
+__all__ = ["Linear", "Norm", "Shared", "Table", "aligned", "product"]
+
+PADDED = frozenset({"cuda"})
+"""Devices whose 16-bit products want rows that begin at multiples of 16 bytes."""
+LARGE = 4096
+"""Outputs from which on padding them costs next to nothing."""
 
 
 class _Product(torch.autograd.Function):
@@ -24,26 +29,50 @@ class _Product(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        kind = x.device.type
-        half = torch.is_autocast_enabled(kind)
-        dtype = torch.get_autocast_dtype(kind) if half else x.dtype
+    def forward(ctx: Any, x: Tensor, weight: Tensor, more: int) -> Tensor:
+        dtype = _working(x)
         narrow, used = x.to(dtype), weight.to(dtype)
+        if more:
+            used = F.pad(used, (0, 0, 0, more))
         ctx.save_for_backward(narrow, used)
-        ctx.dtypes = x.dtype, weight.dtype
+        ctx.dtypes, ctx.outputs = (x.dtype, weight.dtype), weight.shape[1]
         return torch.bmm(narrow, used.transpose(1, 2))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         (grad,), (narrow, used), (of_x, of_weight) = grads, ctx.saved_tensors, ctx.dtypes
         to_x = torch.bmm(grad, used)
         to_weight = torch.bmm(grad.transpose(1, 2), narrow)
-        return to_x.to(of_x), to_weight.to(of_weight)
+        if to_weight.shape[1] > ctx.outputs:
+            to_weight = to_weight[:, : ctx.outputs]
+        return to_x.to(of_x), to_weight.to(of_weight), None
 
 
-def product(x: Float[Tensor, "s t i"], weight: Float[Tensor, "s o i"]) -> Float[Tensor, "s t o"]:
-    """y[s] = x[s] W[s]ᵀ in x's dtype, under autocast in autocast's."""
-    return cast(Tensor, _Product.apply(x, weight))
+def _working(x: Tensor) -> torch.dtype:
+    """What products of x are computed in."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+def product(
+    x: Float[Tensor, "s t i"], weight: Float[Tensor, "s o i"], outputs: int | None = None
+) -> Float[Tensor, "s t more"]:
+    """y[s] = x[s] W[s]ᵀ in x's dtype, under autocast in autocast's.
+
+    With `outputs`, so many: those that W has no rows for are 0.
+    """
+    more = 0 if outputs is None else outputs - weight.shape[1]
+    return cast(Tensor, _Product.apply(x, weight, more))
+
+
+def aligned(outputs: int, x: Tensor) -> int:
+    """How many outputs a product of x should have to be fast, `outputs` or a few more.
+
+    GPT-2's 50,257 tokens are odd: rows of 16-bit logits then begin at odd multiples of 2 bytes,
+    which no fast kernel reads or writes. In multiples of 64, as GPTs usually are (50,304).
+    """
+    wide = outputs >= LARGE and x.device.type in PADDED and _working(x).itemsize == 2
+    return -(-outputs // 64) * 64 if wide and outputs % 8 else outputs
 
 
 class Shared(nn.Module):

@@ -21,7 +21,7 @@ from whatwhere.encodings import Encoding
 from whatwhere.nn import Decoder
 from whatwhere.nn import decoder as parts
 from whatwhere.rule import ScoreRule
-from whatwhere.study.shared import Linear, Norm, Shared, Table, product
+from whatwhere.study.shared import Linear, Norm, Shared, Table, aligned, product
 
 __all__ = ["Stacked"]
 
@@ -148,12 +148,13 @@ class Stacked(nn.Module):
         self._run = torch.compile(_run, dynamic=False)
 
     def forward(
-        self, tokens: Int[Tensor, "s b n"], last: int | None = None
+        self, tokens: Int[Tensor, "s b n"], last: int | None = None, padded: bool = False
     ) -> Float[Tensor, "s b m vocab"]:
         """Logits of the next token at every place, or at the last `last` ones only.
 
         With `last`, what nobody reads is not computed: the last block's output and the head of the
-        places before. The others' logits are the same.
+        places before. The others' logits are the same. With `padded` there may be columns of no
+        token after those of the vocabulary, for who wants a gradient without a copy (`aligned`).
         """
         n = tokens.shape[-1]
         where = Where(n, n, device=tokens.device)
@@ -164,8 +165,9 @@ class Stacked(nn.Module):
             keep = n if last is None or layer + 1 < count else min(last, n)
             x = run(block, x, rules[layer], where, keep)
         x = self.norm(x).flatten(1, 2)
-        logits = self.head(x) if self.head else product(x, self.embedding.weight)
-        return logits.unflatten(1, (tokens.shape[1], -1))
+        weight, count = (self.head or self.embedding).weight, self.config.vocab_size
+        logits = product(x, weight, aligned(count, x)).unflatten(1, (tokens.shape[1], -1))
+        return logits if padded else logits[..., :count]
 
     def link(self) -> None:
         """Make the decoders' parameters views again, after something put others' memory here."""

@@ -31,10 +31,13 @@ KEPT = 64
 
 
 def losses_of(
-    logits: Float[Tensor, "s b m vocab"], targets: Int64[Tensor, "s b m"]
+    logits: Float[Tensor, "s b m columns"], targets: Int64[Tensor, "s b m"], count: int
 ) -> Float[Tensor, " s"]:
-    """Sums of -log p(target) in nats over the targets that are scored, one a seed, float32."""
-    flat = logits.float().flatten(0, 2)
+    """Sums of -log p(target) in nats over the targets that are scored, one a seed, float32.
+
+    Only the first `count` columns are logits; compiled, one kernel writes the gradient of all.
+    """
+    flat = logits[..., :count].float().flatten(0, 2)
     each = F.cross_entropy(flat, targets.flatten(), ignore_index=IGNORED, reduction="none")
     return each.view(len(targets), -1).sum(1)
 
@@ -151,8 +154,9 @@ class Step:
     def _mean(self, inputs: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            logits = self.model(inputs, self.data.scored)
-        return self._sums(logits, targets[..., -logits.shape[2] :]) / counts
+            logits = self.model(inputs, self.data.scored, True)
+        wanted = targets[..., -logits.shape[2] :]
+        return self._sums(logits, wanted, self.stacked.config.vocab_size) / counts
 
     def _update(self, optimizer: torch.optim.AdamW, decoder: Decoder) -> Tensor:
         """Clip and update; the norm before. The fused kernel divides by `grad_scale` on its way."""
