@@ -28,6 +28,16 @@ from whatwhere.rule import ScoreRule
 
 __all__ = ["Flex"]
 
+DECODE_ROWS = 16
+"""Query rows per KV head up to which torch's kernel for decoding is let in.
+
+It takes all of them as one tile, a power of two of at least 16 rows in two warps, and Inductor
+chooses it below 128 queries. Of 6 heads over 3 and 16 channels in float32, compiled by Triton 3.6
+for an H200: 16 rows spill nothing, 32 rows 0.5 kB, 64 rows 1.6 kB, 128 rows 13 kB and take the
+compiler 37 s (the main kernel: nothing, 4 s); above 128 no configuration is valid at all, and it
+raises (torch 2.11 and 2.13).
+"""
+
 
 class Flex:
     """One call of flex_attention per term."""
@@ -101,13 +111,26 @@ def _one_term(
         _wide_enough(k),
         _wide_enough(v),
         score_mod=_score_mod(rule, where) if rule.biases else None,
-        block_mask=_block_mask(where, region, call),
+        block_mask=_block_mask(where, region),
         scale=call.scale,
         enable_gqa=call.q.shape[1] != call.k.shape[1],
         return_lse=len(rule.cases) > 1,
+        kernel_options=_kernel_options(call),
     )
     out, lse = found if len(rule.cases) > 1 else (found, None)
     return out[..., : v.shape[-1]], lse
+
+
+def _kernel_options(call: Call) -> dict[str, Any] | None:
+    """On a GPU, which of torch's kernels: its choice ("AUTO") for few rows, else the main one."""
+    if call.device.type != "cuda":
+        return None
+    if call.q.shape[2] * (call.q.shape[1] // call.k.shape[1]) > DECODE_ROWS:
+        return {"BACKEND": "TRITON"}
+    # Float32 has no matrix units here: products are written out, 64 keys in two warps. With 512
+    # features Triton worked on that for 109 s, and 21 kB were spilled; so it is 19 s and none.
+    tile = {"fwd_BLOCK_N": 16, "fwd_num_warps": 4} if call.q.dtype == torch.float32 else {}
+    return {"BACKEND": "AUTO"} | tile
 
 
 def _wide_enough(x: Tensor) -> Tensor:
@@ -146,14 +169,12 @@ def _score_mod(rule: ScoreRule, where: Where) -> Callable[..., Tensor]:
     return add_biases
 
 
-def _block_mask(where: Where, region: Region, call: Call) -> Any:
+def _block_mask(where: Where, region: Region) -> Any:
     """The visible pairs inside a region as blocks; made once per call and region."""
     if where.everything and region == EVERYWHERE:
         return None
     if region not in where.derived:
-        where.derived[region] = block_mask(
-            _mask_mod(where, region), where.batch, where.queries, where.keys, call.device
-        )
+        where.derived[region] = block_mask(_mask_mod(where, region), where, region)
     return where.derived[region]
 
 

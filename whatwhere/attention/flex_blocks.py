@@ -1,18 +1,24 @@
-"""The blocks of a FlexAttention mask, found without sorting.
+"""The blocks of a FlexAttention mask, found without sorting, and pair by pair only where needed.
 
 torch's `create_block_mask` orders the blocks of each row by an argsort. Compiled for 16k tokens and
 more (128 blocks a row), Inductor fuses it with the rest into one bitonic sort that ptxas works on
-for minutes; uncompiled, it makes all pairs at once. Here blocks are counted chunk by chunk, and a
-running sum says where each one's index goes.
+for minutes; uncompiled, it makes all pairs at once. Here bounds of positions decide most blocks
+(`flex_bounds`), the pairs of the others are counted chunk by chunk, and a running sum says where
+each one's index goes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from whatwhere.attention.flex_bounds import certain
+from whatwhere.attention.where import Where
+from whatwhere.regions import Region
 
 __all__ = ["block_mask"]
 
@@ -20,23 +26,20 @@ BLOCK = 128  # torch's default, which its kernels are tuned for
 PAIRS = 2**25  # evaluated at once: a comparison of positions holds 8 bytes a pair, 256 MiB
 
 
-def block_mask(
-    mask_mod: Callable[..., Tensor],
-    batch: int,
-    queries: int,
-    keys: int,
-    device: torch.device,
-) -> Any:
+def block_mask(mask_mod: Callable[..., Tensor], where: Where, region: Region) -> Any:
     """torch's BlockMask of mask_mod(b, h, q, k) for every head: what `create_block_mask` gives.
 
-    A block of 128 x 128 pairs is full where all of them are visible, partial where some are; pairs
-    beyond the lengths count as not visible. mask_mod must take tensors that broadcast. Outside of
-    torch.compile memory is that of about 32 million pairs (one row of blocks at least); inside, it
-    is one expression, which Inductor reduces without storing any pair.
+    mask_mod says which pairs of `where` inside the region are visible, of tensors that broadcast.
+    A block of 128 x 128 pairs is full where all of them are, partial where some are; pairs beyond
+    the lengths count as not visible. Uncompiled, its memory is that of about 32 million pairs, and
+    for more of them it waits once for the device. Inside torch.compile it is one expression over
+    all pairs, which Inductor reduces without storing any.
     """
     from torch.nn.attention.flex_attention import BlockMask  # slow: only for who needs it
 
-    partial, full = _kinds(mask_mod, batch, queries, keys, device)
+    counts = _counts(mask_mod, where, region)[:, None]
+    full = counts == BLOCK * BLOCK
+    partial = (counts > 0) & ~full
     # Not from_kv_blocks: it sorts for the backward pass's indices, which lists those of the keys.
     names = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices")
     by_query = dict(zip(names, (*_ordered(partial), *_ordered(full)), strict=True))
@@ -44,7 +47,7 @@ def block_mask(
     turned = (partial.transpose(-2, -1), full.transpose(-2, -1))
     by_key = dict(zip(names, (*_ordered(turned[0]), *_ordered(turned[1])), strict=True))
     return BlockMask(
-        seq_lengths=(queries, keys),
+        seq_lengths=(where.queries, where.keys),
         **by_query,
         **by_key,
         BLOCK_SIZE=(BLOCK, BLOCK),
@@ -52,39 +55,49 @@ def block_mask(
     )
 
 
-def _kinds(
-    mask_mod: Callable[..., Tensor], batch: int, queries: int, keys: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Which blocks are partial and which full, bool (batch, 1, query blocks, key blocks)."""
-    across, down = -(-keys // BLOCK), -(-queries // BLOCK)
-    rows = torch.arange(batch * down, device=device)
+def _counts(mask_mod: Callable[..., Tensor], where: Where, region: Region) -> Tensor:
+    """How many pairs of each block are visible, (batch, query blocks, key blocks)."""
+    sizes, device = (where.queries, where.keys), where.q_pos.device
+    shape = (where.batch, *(-(-length // BLOCK) for length in sizes))
+    numbers = [torch.arange(count, device=device) for count in shape]
     if torch.compiler.is_compiling():
-        counts = _visible_pairs(mask_mod, rows, down, across, queries, keys)
+        b, row, column = torch.meshgrid(*numbers, indexing="ij")
+        return _visible_pairs(mask_mod, b, row, column, *sizes)
+    chunk = max(1, PAIRS // (BLOCK * BLOCK))
+    if not _worth_a_wait(device, math.prod(shape) <= chunk):
+        counts = torch.zeros(shape, dtype=torch.int64, device=device)
+        rest = torch.cartesian_prod(*numbers)
     else:
-        at_once = max(1, PAIRS // (BLOCK * BLOCK * across))
-        chunks = rows.split(at_once)
-        counts = torch.cat(
-            [_visible_pairs(mask_mod, part, down, across, queries, keys) for part in chunks]
-        )
-    counts = counts.view(batch, 1, down, across)
-    full = counts == BLOCK * BLOCK
-    return (counts > 0) & ~full, full
+        visible, hidden = certain(where, region, BLOCK)
+        counts = torch.where(visible, BLOCK * BLOCK, 0).expand(shape).contiguous()
+        rest = (~(visible | hidden)).expand(shape).nonzero()
+    for part in rest.split(chunk):
+        b, row, column = part.unbind(1)
+        counts[b, row, column] = _visible_pairs(mask_mod, b, row, column, *sizes)
+    return counts
+
+
+def _worth_a_wait(device: torch.device, few: bool) -> bool:
+    """Whether the host should ask the device which blocks are open, and wait for its answer.
+
+    Not while it captures a CUDA graph, which can not hold a wait, and not for few pairs, which take
+    a GPU less time than waiting: steps of decoding stay asynchronous.
+    """
+    if device.type != "cuda":
+        return True
+    return not few and not torch.cuda.is_current_stream_capturing()
 
 
 def _visible_pairs(
-    mask_mod: Callable[..., Tensor], rows: Tensor, down: int, across: int, queries: int, keys: int
+    mask_mod: Callable[..., Tensor], b: Tensor, row: Tensor, column: Tensor, queries: int, keys: int
 ) -> Tensor:
-    """How many pairs of each block are visible, (rows, across).
-
-    Row r is the block r % down of queries of the batch element r // down.
-    """
-    inside = torch.arange(BLOCK, device=rows.device)
-    b = (rows // down)[:, None, None, None]
-    q = ((rows % down)[:, None] * BLOCK + inside)[:, :, None, None]
-    k = (torch.arange(across, device=rows.device)[:, None] * BLOCK + inside)[None, None]
+    """How many pairs are visible in the blocks of these numbers, in their shape, int64."""
+    inside = torch.arange(BLOCK, device=b.device)
+    b = b[..., None, None]
+    q = (row[..., None] * BLOCK + inside)[..., :, None]
+    k = (column[..., None] * BLOCK + inside)[..., None, :]
     seen = mask_mod(b, torch.zeros_like(b), q.clamp(max=queries - 1), k.clamp(max=keys - 1))
-    seen = seen & (q < queries) & (k < keys)
-    return seen.sum(dim=(1, 3), dtype=torch.int32)
+    return (seen & (q < queries) & (k < keys)).sum(dim=(-2, -1))
 
 
 def _ordered(chosen: Tensor) -> tuple[Tensor, Tensor]:
