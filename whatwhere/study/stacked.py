@@ -21,6 +21,7 @@ from whatwhere.encodings import Encoding
 from whatwhere.nn import Decoder
 from whatwhere.nn import decoder as parts
 from whatwhere.rule import ScoreRule
+from whatwhere.study.compiling import compiled
 from whatwhere.study.shared import Linear, Norm, Shared, Table, aligned, product
 
 __all__ = ["Stacked"]
@@ -145,7 +146,7 @@ class Stacked(nn.Module):
         The whole model in one graph takes minutes to compile and, replayed as one CUDA graph, gains
         what is fused across the blocks' borders only.
         """
-        self._run = torch.compile(_run, dynamic=False)
+        self._run = compiled(_run, dynamic=False)
 
     def forward(
         self, tokens: Int[Tensor, "s b n"], last: int | None = None, padded: bool = False

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from whatwhere.nn import Decoder
+from whatwhere.study.compiling import compiled
 from whatwhere.study.config import Config
 from whatwhere.study.schedule import learning_rate
 from whatwhere.study.stacked import Stacked
@@ -72,7 +73,7 @@ class Step:
         self._sums, self._batch = losses_of, self._drawn
         if config.compile:
             stacked.compile_blocks()
-            self._sums = torch.compile(losses_of, dynamic=False)
+            self._sums = compiled(losses_of, dynamic=False)
             self._batch = _compiled_draw(self._drawn, self.device)
 
     def __call__(self) -> None:
@@ -177,7 +178,7 @@ def _compiled_draw(
     # Inductor would join the keys' 64-bit products with the arithmetic of places, which has 32 bits
     # on a GPU: torch 2.11 refuses the kernel that it wrote.
     as_said: dict[str, Any] = {"constant_and_index_propagation": False}
-    fused = torch.compile(draw, dynamic=False, options=as_said)
+    fused = compiled(draw, dynamic=False, options=as_said)
     wanted = draw()  # first: it may put a stream on the device, which no graph should do
     try:
         wrong = any(not torch.equal(a, b) for a, b in zip(fused(), wanted, strict=True))
