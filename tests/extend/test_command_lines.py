@@ -49,6 +49,8 @@ REFUSED = [
     (("extend", "MODEL", "--to", "2x", "--text", "SHORT"), "tokens, and this needs 513"),
     (("extend", "MODEL", "--to", "2x", "--text", "nowhere.txt"), "there is no such file"),
     (("extend", "MODEL", "--to", "2x", "--depths", "a,b"), "give shares"),
+    (("extend", "MODEL", "--to", "2x", "--device", "cuda:99"), "--device cuda:99"),
+    (("extend", "MODEL", "--to", "2x", "--device", "gpu"), "--device gpu can not be used"),
     (("extend", "dmo"), "did you mean 'demo'"),
     (("extend", "OTHER"), "unknown model type 'gpt2'"),
     (("search", "MODEL", "--factor", "0.5"), "--factor is 0.5"),

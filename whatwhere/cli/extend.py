@@ -99,7 +99,9 @@ def extend(
     from whatwhere.extend import models
     from whatwhere.extend.advice import Limits
     from whatwhere.extend.plan import Plan, lengths
+    from whatwhere.study.devices import usable
 
+    usable(device)
     limits = Limits(needs, extra_cost, fine_tune)
     quick = model == "demo" and methods is None and text is None and to == "2x,4x,8x"
     source = models.find(model)
