@@ -117,3 +117,21 @@ def test_a_target_below_the_trained_length() -> None:
         Plan("demo", (256,)).check(512)
     with pytest.raises(ValueError, match="do not fill one window"):
         Plan("demo", (1024,), tokens=1000).check(512)
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "terms", "pieces"),
+    [
+        ("cpu", "auto", 1, False),
+        ("cpu", "auto", 2, True),
+        ("mps", "auto", 3, True),
+        ("cuda:1", "auto", 3, False),
+        ("cuda", "reference", 2, True),
+        ("cuda", "reference", 1, False),
+    ],
+)
+def test_several_products_are_read_in_pieces_where_they_are_dense(
+    device: str, backend: str, terms: int, pieces: bool
+) -> None:
+    plan = Plan("tiny", (512,), device=device, backend=backend)
+    assert plan.in_pieces(terms) == pieces

@@ -161,10 +161,9 @@ def _used(
         probe.undo()
         return stock.use(model, hf.to_rope_parameters(made.expression, source.config)), encoding
     terms = len(encoding.rule(2).terms)
-    if plan.backend == "auto" and (terms <= 1 or plan.device != "cpu"):
+    if plan.backend == "auto" and not plan.in_pieces(terms):
         return probe.undo, encoding
     probe.undo()
-    # Several products a pair: no kernel of torch's on a CPU; in pieces the dense one is fastest.
     backend = "reference" if plan.backend == "auto" else plan.backend
     again = hf.use(model, made.expression, train_length=source.train_length, backend=backend)
     return again.undo, encoding

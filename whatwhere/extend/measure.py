@@ -40,7 +40,7 @@ def measured(
     pieces = None
     if row["mode"] == "streamed":
         pieces = plan.streamed
-    elif engine == "whatwhere" and plan.device == "cpu" and len(encoding.rule(2).terms) > 1:
+    elif engine == "whatwhere" and plan.in_pieces(len(encoding.rule(2).terms)):
         # The same numbers as in one pass, unless frequencies follow the length of the text.
         pieces = None if encoding.length_dependent else PIECE
     elif engine == "transformers" and length > STOCK and not encoding.length_dependent:

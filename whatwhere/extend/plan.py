@@ -69,6 +69,14 @@ class Plan:
         """Tokens that every method is scored on at every length."""
         return self.tokens or 2 * self.longest
 
+    def in_pieces(self, terms: int) -> bool:
+        """Whether a method of so many products a pair is computed densely, and so read in pieces.
+
+        Only on CUDA torch has a kernel for several; on a CPU its own is slower than the pieces.
+        """
+        cuda = self.device.partition(":")[0] == "cuda"
+        return terms > 1 and (not cuda or self.backend == "reference")
+
     def check(self, train_length: int) -> None:
         """ValueError for a target not above the trained length, or methods that can not be."""
         for target in self.targets:
