@@ -69,13 +69,13 @@ def described(x: Tensor) -> tuple[Any, ...]:
 @pytest.mark.usefixtures("unlaunched")
 @pytest.mark.parametrize("by_heads", [False, True])
 @pytest.mark.parametrize("apart", [False, True])
-@pytest.mark.parametrize("sets", SETS)
-@pytest.mark.parametrize("kernel", ["tiled", "short"])
+@pytest.mark.parametrize(
+    ("kernel", "sets"),  # of several models "tiled" is refused: see below
+    [("short", sets) for sets in SETS] + [("tiled", sets) for sets in list(SETS)[:2]],
+)
 def test_the_joined_operator_gives_what_it_says(
     kernel: str, sets: str, apart: bool, by_heads: bool
 ) -> None:
-    if kernel == "tiled" and sets == "(3, h, F)":
-        return  # refused: see below
     q, k, v = vectors(by_heads=by_heads)
     at = torch.arange(LENGTH)[None]
     query = Polar(angles(WIDTH), offset=offset_of(SETS[sets]))

@@ -59,6 +59,18 @@ def test_pages_in_place(
     assert launches == [True]
 
 
+@pytest.mark.parametrize("text", ["rope+logn", "alibi"])
+def test_a_row_with_fewer_keys_than_queries(text: str, launches: list[bool]) -> None:
+    """What stands before position 0, where log-n is not finite, sees no key and is 0."""
+    rule = make(text, CPU, torch.float32).rule(512)
+    cache = paged(rule, (2, 300), 3, PAGE, dtype=torch.float32)
+    assert error(cache, text, False, None) < 5e-6
+    cache.lengths[0] = 0
+    with torch.no_grad():
+        assert cache.call(rule, backend="fused")[0].eq(0).all()
+    assert launches == [True, True]
+
+
 def test_reasons(launches: list[bool]) -> None:
     rule = make("rope", CPU, torch.float32).rule(512)
     cache = paged(rule, (9, 30), 1, 96, dtype=torch.float32)
