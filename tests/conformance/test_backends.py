@@ -164,6 +164,7 @@ failures = {}
 for name in TRACED:
     for text in TRACED_TEXTS[CHOSEN]:
         torch._dynamo.reset()  # what other rules compiled counts against its limit
+        print(text, flush=True)  # where a run that takes too long has come to
         try:
             compare(name, text, device)
             if device.type == "cuda":
