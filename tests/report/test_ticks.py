@@ -13,6 +13,7 @@ from whatwhere.report.ticks import log_ticks
         (79.9, 142.0, [80, 90, 100, 110, 120, 130, 140]),
         (19.3, 22.9, [19.5, 20, 20.5, 21, 21.5, 22, 22.5]),
         (19.9, 92.0, [20, 30, 40, 50, 60, 80]),
+        (19.9, 1900.0, [20, 50, 100, 200, 500, 1000]),
     ],
 )
 def test_ticks_are_round_few_and_inside(low: float, high: float, expected: list[float]) -> None:

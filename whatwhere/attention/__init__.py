@@ -106,7 +106,8 @@ def attend_pages(
 
     On a GPU the decode kernel reads pages in place for up to four query positions, where it
     computes the rule (`fused_decode`) and a page holds a multiple of its block (128 keys always
-    do, 64 mostly). Nothing is read back to the host: a captured CUDA graph replays with any
+    do, 64 mostly; compiled, rows of pages must begin at multiples of 16 bytes, which is known only
+    when it runs). There nothing is read back to the host: a captured CUDA graph replays with any
     lengths and table, and torch.compile keeps one operator. Elsewhere pages are gathered first.
 
     Args:

@@ -49,7 +49,8 @@ def measured(
     if task == "perplexity" and row["mode"] == "sliding":
         return sliding(plan, reader, text, length)
     if task == "perplexity":
-        return summary(losses(plan, reader, text, length), length, source.train_length)
+        found = summary(losses(plan, reader, text, length), length, source.train_length)
+        return found if row["mode"] == "streamed" else found | {"pieces": pieces}
     filler = text[: max(plan.scored + 1, length)]
     if task == "passkey":
         samples = retrieval.passkeys(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from whatwhere.errors import UnknownName, did_you_mean, real_number, whole_number
-from whatwhere.extend import methods
+from whatwhere.extend import methods, retrieval
 from whatwhere.extend.models import DTYPES
 
 __all__ = ["Plan", "lengths"]
@@ -98,6 +98,7 @@ class Plan:
         found: dict[str, Any] = {name: getattr(self, name) for name in names}
         found["tokens"], found["depths"] = self.scored, list(self.depths)
         found["sliding_windows"] *= bool(self.sliding)
+        found["asked"] = retrieval.ASKED
         return found
 
 

@@ -21,7 +21,11 @@ from torch import Tensor
 from whatwhere.extend.base.needles import ANSWER, DIGITS, NEEDLE
 from whatwhere.extend.forward import Reader
 
-__all__ = ["Found", "Samples", "copies", "passkeys", "score"]
+__all__ = ["ASKED", "Found", "Samples", "copies", "passkeys", "score"]
+
+ASKED = "digits"
+"""What of a pass key is asked for. Rows of another rule (the blank before it as well, which is a
+token of its own for some models) are not compared with these."""
 
 PASSAGE = 32
 """Tokens of the passage that is copied."""

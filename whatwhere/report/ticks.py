@@ -13,9 +13,10 @@ __all__ = ["log_ticks"]
 
 def log_ticks(axes: Axes, low: float, high: float) -> None:
     """Round numbers between low and high as ticks of the y axis: equal steps within a factor of 3
-    (eight at most), else 1, 1.5, 2, 3, 4, 5, 6, 8 of every power of ten."""
+    (eight at most), else 1, 1.5, 2, 3, 4, 5, 6, 8 of a power of ten, beyond 30 only 1, 2, 5."""
     if high > 3 * low:
-        ticks = [s * 10.0**e for e in range(-4, 9) for s in (1, 1.5, 2, 3, 4, 5, 6, 8)]
+        marks = (1, 2, 5) if high > 30 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+        ticks = [s * 10.0**e for e in range(-4, 9) for s in marks]
     else:
         sizes = (s * 10.0**e for e in range(-6, 9) for s in (1, 2, 5))
         step = next(size for size in sizes if (high - low) / size <= 8)

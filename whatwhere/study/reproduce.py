@@ -33,7 +33,8 @@ from whatwhere.study.wanted import Wanted, wanted
 __all__ = ["asked", "missing", "open_ledger", "reproduce", "unfinished"]
 
 # What an encoding, a size or the memory of a machine can raise in the middle of a run.
-_FAULTS = (ValueError, RuntimeError, MemoryError)
+# torch.compile's checks of what it was promised are assertions.
+_FAULTS = (ValueError, RuntimeError, MemoryError, AssertionError)
 
 
 def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
