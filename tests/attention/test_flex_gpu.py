@@ -4,10 +4,10 @@
 
 from __future__ import annotations
 
-import os
 from importlib import import_module
 from typing import Any
 
+import gpu_only
 import pytest
 import torch
 from conformance.cases import make, vectors
@@ -15,13 +15,7 @@ from conformance.cases import make, vectors
 from whatwhere.attention import Where, attend, flex, flex_blocks
 from whatwhere.regions import EVERYWHERE, Region, chunk_gap, far, near
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ.get("WHATWHERE_DEVICE") != "cuda",
-        reason="needs WHATWHERE_DEVICE=cuda",
-    ),
-]
+pytestmark = gpu_only.MARKS
 KEYS = 84
 PARTS = ("kv_num_blocks", "kv_indices", "full_kv_num_blocks", "full_kv_indices", "q_num_blocks",
          "q_indices", "full_q_num_blocks", "full_q_indices")  # fmt: skip

@@ -55,6 +55,21 @@ class Paged:
         return torch.cat(found)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One entry for each launch of the decode kernels from now on: whether it read a table."""
+    from whatwhere.kernels import decode_launch
+
+    found: list[bool] = []
+    launched = decode_launch._launched
+
+    def counting(*given: object) -> object:
+        found.append(given[8] is not None)
+        return launched(*given)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(decode_launch, "_launched", counting)
+    return found
+
+
 def paged(
     rule: ScoreRule, lengths: tuple[int, ...], queries: int, page: int, *, dtype: Any = None,
     device: torch.device = CPU, head_dim: int = D, value_dim: int | None = None,

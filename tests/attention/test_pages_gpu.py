@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import os
-
+import gpu_only
 import pytest
 import torch
-from attention.test_pages import Paged, paged
+from attention.test_pages import Paged, counted, paged
 from fresh import ROOT, run_python
 from torch import Tensor
 
 import whatwhere as ww
 from whatwhere.rule import ScoreRule
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ.get("WHATWHERE_DEVICE") != "cuda",
-        reason="needs WHATWHERE_DEVICE=cuda",
-    ),
-]
+pytestmark = gpu_only.MARKS
 LIMIT = 8e-3  # of bfloat16's and float16's weights and outputs, as for a cache in one piece
 
 
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """One entry for each launch of the decode kernels: whether it read a table."""
-    from whatwhere.kernels import decode_launch
-
-    found: list[bool] = []
-    launched = decode_launch._launched
-
-    def counted(*given: object) -> object:
-        found.append(given[8] is not None)
-        return launched(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(decode_launch, "_launched", counted)
-    return found
+    return counted(monkeypatch)
 
 
 def built(text: str, head_dim: int, device: torch.device) -> ScoreRule:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
+import gpu_only
 import pytest
 import torch
 from conformance.cases import D, make, vectors
@@ -14,13 +13,7 @@ from torch import Tensor
 from whatwhere.attention import Where, attend
 from whatwhere.encodings import Encoding
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(
-        not torch.cuda.is_available() or os.environ.get("WHATWHERE_DEVICE") != "cuda",
-        reason="needs WHATWHERE_DEVICE=cuda",
-    ),
-]
+pytestmark = gpu_only.MARKS
 LENGTH = 257
 
 

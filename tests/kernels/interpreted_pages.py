@@ -7,12 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention.test_pages import CPU, Paged, paged
+from attention.test_pages import CPU, Paged, counted, paged
 from conformance.cases import HEADS, make
 from fresh import ROOT, run_python
 
 from whatwhere.attention import Unsupported
-from whatwhere.kernels import decode_launch
 
 PAGE = 128  # what the kernel reads at a time at these widths
 CASES = [
@@ -26,16 +25,8 @@ CASES = [
 @pytest.fixture(autouse=True)
 def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[bool]]:
     """One entry a launch: whether it read a table. torch.empty is full of NaN meanwhile."""
-    found: list[bool] = []
-    launched = decode_launch._launched
-
-    def counted(*given: object) -> object:
-        found.append(given[8] is not None)
-        return launched(*given)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(decode_launch, "_launched", counted)
     torch.use_deterministic_algorithms(True)
-    yield found
+    yield counted(monkeypatch)
     torch.use_deterministic_algorithms(False)
 
 
