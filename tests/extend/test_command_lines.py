@@ -67,8 +67,11 @@ REFUSED = [
 
 @pytest.mark.parametrize(("words", "message"), REFUSED, ids=lambda x: "-".join(x)[:50])
 def test_refused_before_any_weights(
-    run: Any, no_weights: None, folder: Path, tmp_path: Path, words: tuple[str, ...], message: str
-) -> None:
+    run: Any, no_weights: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    # Else a name that is nobody's is asked for five times, 20 seconds where there is no network.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "short.txt").write_text("A few words only. " * 5)
     other = tmp_path / "gpt2"
     other.mkdir()

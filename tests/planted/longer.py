@@ -57,14 +57,17 @@ def pieces_are_one_pass() -> None:
 
 
 def transformers_own_yarn_is_ours() -> None:
-    """To 1e-3 in perplexity, by the same rope_parameters."""
+    """By the same rope_parameters, to 1e-5 nats a token: 3e-4 of a perplexity of 30.
+
+    This random model's perplexity is 15,598: 1e-3 of it would be less than float32 tells apart.
+    """
     text, net, source = tiny.tokens()[None, :257], tiny.model(), tiny.source()
     with hf.use(net, "rope+yarn(factor=2)"):
         ours = float(Reader(net).losses(text).mean())
     undo = stock.use(net, hf.to_rope_parameters("rope+yarn(factor=2)", source.config))
     theirs = float(Reader(net).losses(text).mean())
     undo()
-    close(math.exp(ours), math.exp(theirs), 1e-3)
+    close(ours, theirs, 1e-5)
 
 
 def keys_stand_at_their_depth() -> None:
