@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from whatwhere.kernels import decode as kernels
+from whatwhere.kernels import twins
 from whatwhere.kernels.decode_sizes import (
     VARIANTS,
     Sizes,
@@ -23,7 +24,7 @@ from whatwhere.kernels.decode_sizes import (
     splits,
     why_not_operands,
 )
-from whatwhere.maps import Map, Plain, Polar, Rotate
+from whatwhere.maps import Map, Plain, Polar
 
 __all__ = ["Keys", "attend", "block_of"]
 
@@ -88,7 +89,7 @@ def attend(
             raise ValueError(f"{name}: channels must be contiguous, their stride is {x.stride(3)}")
     polar = isinstance(query, Polar)
     angles = None if isinstance(query, Plain) else query.angles  # type: ignore[attr-defined]
-    recipe = _recipe(query)
+    recipe = twins.recipe(query)
     offset = query.offset if polar else None  # type: ignore[attr-defined]
     # Compiled, one operator; else without the operator's dispatch, which costs as much as a launch.
     launch = _decode if torch.compiler.is_compiling() else _launched
@@ -109,13 +110,7 @@ def block_of(q: Tensor, k: Tensor, v: Tensor, query: Map, content: bool) -> int:
     rows = index(q.shape[2] * (q.shape[1] // k.shape[1]))
     rows = 1 << (rows - 1).bit_length()
     turns = None if isinstance(query, Plain) else query.angles.turns  # type: ignore[attr-defined]
-    return _chosen(q, k, v, None, turns, _recipe(query), content, rows, None).block
-
-
-def _recipe(query: Map) -> str:
-    if isinstance(query, Rotate):
-        return query.layout
-    return query.magnitude if isinstance(query, Polar) else "identity"
+    return _chosen(q, k, v, None, turns, twins.recipe(query), content, rows, None).block
 
 
 def _launched(

@@ -13,7 +13,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from whatwhere.kernels import prep_calls
+from whatwhere.kernels import prep_calls, twins
 from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, tokens_first
 from whatwhere.maps import Map, Polar, Rotate
 
@@ -25,7 +25,7 @@ def alike(query: Map, key: Map) -> bool:
 
     xPos's decay of keys has to be the reciprocal of the queries'.
     """
-    if type(query) is not type(key) or _recipe(query) != _recipe(key):
+    if type(query) is not type(key) or twins.recipe(query) != twins.recipe(key):
         return False
     if _direction(query) != _direction(key) or getattr(key, "offset", None) is not None:
         return False
@@ -61,7 +61,7 @@ def described(mapping: Map, positions: Tensor, temperature: Tensor | None) -> tu
         angles.start_turns if angles.start > 0 else None,
         None if offset is None else offset.float().contiguous(),
         None if temperature is None else temperature.float(),
-        _recipe(mapping),
+        twins.recipe(mapping),
         angles.amplitude,
         angles.start,
         _direction(mapping),
@@ -115,10 +115,6 @@ def prepare(
 def joined(parts: Sequence[Tensor]) -> Tensor:
     """Parts (b, h, n, f) of a batch as one, stored (b, n, h, f)."""
     return torch.cat([part.transpose(1, 2) for part in parts]).transpose(1, 2)
-
-
-def _recipe(mapping: Map) -> str:
-    return mapping.layout if isinstance(mapping, Rotate) else mapping.magnitude  # type: ignore
 
 
 def _direction(mapping: Map) -> int:

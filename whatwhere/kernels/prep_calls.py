@@ -51,12 +51,9 @@ def backward(
         partial = q_grad.new_empty((chunks, h, count), dtype=torch.float32)
     tensors = (*raw, q_grad, k_grad, q_out, k_out)
     launch("backward", tensors, (partial,), inputs, recipe, width)
-    return q_out, k_out, None if partial is None else _summed(partial, inputs)
-
-
-def _summed(partial: Tensor, inputs: Inputs) -> Tensor:
-    assert inputs.offset is not None
-    return partial.sum(dim=0).view(inputs.offset.shape)  # (h, F), or (1, h, F)
+    if partial is None:
+        return q_out, k_out, None
+    return q_out, k_out, partial.sum(dim=0).view_as(inputs.offset)  # (h, F), or (1, h, F)
 
 
 def keys(inputs: Inputs, positions: Tensor) -> Inputs:
