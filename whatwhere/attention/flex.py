@@ -72,9 +72,7 @@ class Flex:
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """Attention output, in q's dtype."""
         where = call.where
-        v = call.v
-        if rule.value is not None:
-            v = prepared.mapped(rule.value, v, where.k_pos, by_heads=True)
+        v = prepared.mapped(rule.value, call.v, where.k_pos, by_heads=True)
         temperature = rule.temperature(where.q_pos)
         parts = [
             _one_term(rule, term.query, term.key, term.region, call, v, temperature)
@@ -84,7 +82,7 @@ class Flex:
             out = parts[0][0]
         else:
             out = _merge(parts).to(call.q.dtype)
-        return out if rule.output is None else prepared.mapped(rule.output, out, where.q_pos)
+        return prepared.mapped(rule.output, out, where.q_pos)
 
 
 def _learns(rule: ScoreRule) -> bool:

@@ -43,16 +43,13 @@ class Fused:
             return fused_decode.decode(rule, call)
         where, dtype = call.where, _dtype(call)
         q, k, v = (x.to(dtype) for x in (call.q, call.k, call.v))
-        if rule.value is not None:
-            v = prepared.mapped(rule.value, v, where.k_pos, interpreter=True)
+        v = prepared.mapped(rule.value, v, where.k_pos, interpreter=True)
         kernel = probe.chosen(_widths(rule, call)) if call.device.type == "cuda" else "tiled"
         if kernel in probe.OWN:
             out = _own(rule, q, k, v, call, kernel)
         else:
             q, k = _features(rule, q, k, call)
             out = probe.run(kernel, q, k, v, where.causal, call.scale)
-        if rule.output is None:
-            return out
         return prepared.mapped(rule.output, out, where.q_pos, interpreter=True)
 
 

@@ -69,7 +69,7 @@ def _why_not_shape(mapping: Any, x: Tensor) -> str | None:
 
 
 def mapped(
-    mapping: Map,
+    mapping: Map | None,
     x: Float[Tensor, "b h n d"],
     positions: Int[Tensor, "#b n"],
     temperature: Float[Tensor, "#b n"] | None = None,
@@ -77,11 +77,13 @@ def mapped(
     by_heads: bool = False,
     interpreter: bool = False,
 ) -> Float[Tensor, "b h n f"]:
-    """Features of x at positions, times the temperature, in x's dtype.
+    """Features of x at positions, times the temperature, in x's dtype; None: x as it is.
 
     Stored in x's order, or, where the kernel makes them, head after head (`by_heads`: whole blocks
     of rows). Gradients flow to x, to δ and to a temperature that is learned.
     """
+    if mapping is None:
+        return _scaled(x, temperature)
     if why_not(mapping, x, interpreter) is not None:
         return _scaled(mapping(x, positions), temperature)
     from whatwhere.kernels import features as kernel

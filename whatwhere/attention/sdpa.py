@@ -42,7 +42,7 @@ class Sdpa:
         where, heads, width = call.where, call.q.shape[1], call.v.shape[-1]
         term, temperature = rule.only, rule.temperature(where.q_pos)
         q, k = prepared.features(term.query, term.key, call.q, call.k, where, temperature)
-        v = call.v if rule.value is None else prepared.mapped(rule.value, call.v, where.k_pos)
+        v = prepared.mapped(rule.value, call.v, where.k_pos)
         q, k, v = _equal_widths(q, repeat_heads(k, heads), repeat_heads(v, heads))
         causal = len(rule.biases) == 0 and where.plain_causal
         mask = None if causal else _mask(rule, call)
@@ -51,7 +51,7 @@ class Sdpa:
         )[..., :width]
         if mask is not None and not where.everything:
             out = _zero_blind_rows(out, call)
-        return out if rule.output is None else prepared.mapped(rule.output, out, where.q_pos)
+        return prepared.mapped(rule.output, out, where.q_pos)
 
 
 def _equal_widths(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
