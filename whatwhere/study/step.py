@@ -155,7 +155,7 @@ class Step:
     def _mean(self, inputs: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
         half = self.config.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16) if half else nullcontext():
-            logits = self.model(inputs, self.data.scored, True)
+            logits = self.model(inputs, self.data.scored, padded=True)
         wanted = targets[..., -logits.shape[2] :]
         return self._sums(logits, wanted, self.stacked.config.vocab_size) / counts
 

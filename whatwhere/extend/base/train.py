@@ -167,7 +167,8 @@ class Training:
         with nullcontext() if precision else self._autocast():
             for part in self._on_device(self.valid).split(32):
                 logits, targets = model(part[:, :-1]).float(), part[:, 1:]
-                total += float(F.cross_entropy(logits.mT, targets, reduction="sum"))
+                lost = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+                total += float(lost)
             for part, where in asked:
                 best, at = model(part[:, :-1]).argmax(-1), where.to(self.device)
                 hits += float((best.gather(1, at - 1) == part.gather(1, at)).all(1).sum())
