@@ -11,7 +11,7 @@ import torch
 from whatwhere.bench.cases import Case
 from whatwhere.bench.measure import milliseconds
 from whatwhere.bench.setting import DEVICE, setup
-from whatwhere.kernels import features, prep_launch
+from whatwhere.kernels import features, prep_launch, twins
 from whatwhere.kernels.prep_launch import Sizes
 
 CASES = [Case(d, 4096, grouped) for grouped in (1, 4) for d in (64, 128)]
@@ -55,7 +55,7 @@ def kernels(
     positions = torch.arange(n, device=DEVICE)[None]
     offset = getattr(mapping, "offset", None)
     offset = None if offset is None else offset.detach()
-    rest = (positions, mapping.angles.turns, None, offset, None, features._recipe(mapping))
+    rest = (positions, mapping.angles.turns, None, offset, None, twins.recipe(mapping))
     numbers = (1.0, 0, 1, [])
     q_out, k_out = features._prep(q, k, *rest, *numbers, by_heads)
     grads = torch.randn_like(q_out), torch.randn_like(k_out)

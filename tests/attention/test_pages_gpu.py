@@ -99,15 +99,18 @@ def test_a_captured_graph_serves_other_lengths_and_tables(device: torch.device) 
              ((129, 700), (1, 690), (700, 65))]  # fmt: skip
     static = steps[0]
     wanted = [step.expected(rule) for step in steps]
-    inputs = [(x.q, x.k_pages, x.v_pages, x.table.clone(), x.lengths.clone()) for x in steps]
     held = (static.q, static.k_pages, static.v_pages, static.table, static.lengths)
+    # Copies: the first step's own tensors are the graph's inputs, and written over.
+    inputs = [
+        [part.clone() for part in (x.q, x.k_pages, x.v_pages, x.table, x.lengths)] for x in steps
+    ]
     static.call(rule)  # compiles
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         captured = static.call(rule)
     for given, expected in reversed(list(zip(inputs, wanted, strict=True))):
         for mine, new in zip(held, given, strict=True):
-            mine.copy_(new.clone())
+            mine.copy_(new)
         captured.fill_(float("nan"))
         graph.replay()
         torch.cuda.synchronize()

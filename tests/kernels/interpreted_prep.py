@@ -12,7 +12,7 @@ from torch import Tensor
 
 import whatwhere as ww
 from whatwhere.attention import Unsupported, attend
-from whatwhere.kernels import features, prep_launch
+from whatwhere.kernels import features, prep_launch, twins
 from whatwhere.maps import Decay, Map, Polar, Reindex, Rotate
 from whatwhere.phases import Angles, to_turns
 
@@ -181,7 +181,7 @@ def test_the_operators_keep_torch_s_contract() -> None:
     assert isinstance(mapping, Polar)
     assert mapping.offset is not None
     offset = mapping.offset.clone().requires_grad_()
-    turns, recipe = mapping.angles.turns, features._recipe(mapping)
+    turns, recipe = mapping.angles.turns, twins.recipe(mapping)
     q, k = draw(HEADS, length=5).requires_grad_(), draw(KV_HEADS, length=5).requires_grad_()
     rest = (torch.arange(5)[None], turns, None, offset, None, recipe, 1.0, 0, 1, [])
     torch.library.opcheck(features._prep, (q, k, *rest))
