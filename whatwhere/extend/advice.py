@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from whatwhere.errors import UnknownName, did_you_mean
@@ -120,12 +121,17 @@ def _one(row: Row, same: list[Row], target: int) -> Measured:
 
 
 def difference(a: Measured, b: Measured) -> tuple[float, float]:
-    """Mean of nll(a) - nll(b) over the parts of the text, and its standard error."""
+    """Mean of nll(a) - nll(b) over the parts of the text, and its standard error.
+
+    The error is that of successive differences (von Neumann's mean square): a method that breaks
+    far into a window makes a trend along it, which a plain standard deviation takes for noise. NTK,
+    2 nats a token worse at the end of 65,536 tokens, was "equal" to YaRN by it.
+    """
     if len(a.blocks) != len(b.blocks) or len(a.blocks) < 2:
         return a.nll - b.nll, 0.0
     parts = [x - y for x, y in zip(a.blocks, b.blocks, strict=True)]
     mean = math.fsum(parts) / len(parts)
-    spread = math.fsum((x - mean) ** 2 for x in parts) / (len(parts) - 1)
+    spread = math.fsum((y - x) ** 2 for x, y in pairwise(parts)) / (2 * (len(parts) - 1))
     return mean, math.sqrt(spread / len(parts))
 
 
