@@ -1,4 +1,4 @@
-"""The interpreted tests (TRITON_INTERPRET=1, see test_interpreter.py) run on the quick interpreter."""
+"""Interpreted tests (TRITON_INTERPRET=1, see test_interpreter.py) run on the quick interpreter."""
 
 import importlib.util
 
