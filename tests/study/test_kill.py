@@ -6,12 +6,13 @@ import os
 import pytest
 from fresh import run_python
 
-# Children are forked from a process that has loaded torch but computed nothing, because loading it
-# takes seconds. `fuse` is called at every write that reaches the disk.
+# Children are forked from a process that has loaded what a run loads (torch's optimizers bring
+# dynamo) but computed nothing: a kill would else hit imports, seconds of them, and not the run.
+# `fused` is called at every write that reaches the disk.
 SCRIPT = """
 import json, os, random, signal, sys, time
 sys.path.insert(0, "tests")
-import torch
+import accelerate, safetensors.torch, torch, torch._dynamo
 from study.toy import toy_config, toy_task
 from whatwhere.study import open_directory, read_rows, run
 torch.set_num_threads(1)
