@@ -78,6 +78,8 @@ def poisoned() -> Iterator[None]:
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     """The interpreter's time goes with the number of programs."""
     monkeypatch.setattr(prep_launch, "PROGRAMS", 1)
+    few = replace(prep_launch.SIZES["sums", False], tile=1024, heads=3)
+    monkeypatch.setitem(prep_launch.SIZES, ("sums", False), few)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +152,25 @@ def test_how_heads_are_split_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(prep_launch, "PROGRAMS", programs)
         apart = features.prepare(MAPS["polar"], q, positions, k)
         assert all(torch.equal(a, b) for a, b in zip(together, apart, strict=True))
+
+
+def test_how_a_backward_pass_is_split_changes_sums_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of one block or of many, groups with fewer heads than the others, any loads ahead."""
+    q, k = (draw(heads, torch.bfloat16, 21).requires_grad_() for heads in (HEADS, KV_HEADS))
+    offset = polar(24).offset.requires_grad_()  # type: ignore[union-attr]
+    mapping = Polar(angles(24), "softplus", offset)
+    out = features.prepare(mapping, q, torch.arange(21)[None], k)
+    grads = [torch.cos(torch.arange(x.numel()).view(x.shape)).to(x) for x in out]
+    found = []
+    for programs, heads, depth, span in ((1, 4, 1, 2), (1, 2, 0, 9), (99, 6, 3, 9)):
+        monkeypatch.setattr(prep_launch, "PROGRAMS", programs)
+        sizes = prep_launch.Sizes(256, 2, heads, depth, None, span)
+        monkeypatch.setitem(prep_launch.SIZES, ("sums", False), sizes)
+        found.append(torch.autograd.grad(out, [q, k, offset], grads, retain_graph=True))
+    for dq, dk, d_offset in found[1:]:
+        assert torch.equal(dq, found[0][0])
+        assert torch.equal(dk, found[0][1])
+        assert error(d_offset, found[0][2]) < 1e-6
 
 
 @pytest.mark.parametrize("length", [1, 63, 130])

@@ -1,5 +1,6 @@
 """What the assembler says of the preparation kernels for sm_90a: no GPU needed."""
 
+import re
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ pytest.importorskip("triton", reason="triton is not installed")
 
 from kernels.offline import compile_for_hopper
 
-from whatwhere.kernels import prep, prep_launch
+from whatwhere.kernels import prep, prep_launch, prep_sums
 from whatwhere.kernels.interpreter import interpreted
 
 pytestmark = pytest.mark.skipif(interpreted(), reason="TRITON_INTERPRET=1: nothing is compiled")
@@ -24,26 +25,27 @@ def compiled(
     direction: str, recipe: str, frequencies: int, rest: int = 0, dtype: str = "bf16", **more: Any
 ) -> Any:
     """The kernel as a layer calls it: q and k together, δ on the query for PoPE."""
-    kernel = {"forward": prep.forward, "backward": prep.backward}[direction]
+    kernel = {"forward": prep.forward, "backward": prep.backward, "sums": prep_sums.backward}
     chosen = prep_launch.RECIPES[recipe]
     sizes = prep_launch.SIZES[direction, chosen.paired]
     polar, tensor = not chosen.paired, (f"*{dtype}", "i32", "i32", "i32")
-    raw = tensor if polar or direction == "forward" else None
+    raw = tensor if polar or direction != "backward" else None
     arguments: dict[str, Any] = dict.fromkeys(NUMBERS, "i32") | {
         "q": raw, "k": raw, "q_grad": tensor, "k_grad": tensor, "q_out": tensor, "k_out": tensor,
         "positions": "*i64", "turns": "*i64", "early_turns": None, "temperature": None,
-        "decay": None, "table": "*fp32" if polar else None, "partial": "*fp32" if polar else None,
+        "decay": None, "table": "*fp32" if polar else None,
+        "partial": "*fp32" if polar or direction == "sums" else None,
         "amplitude": "fp32", **more,
     }  # fmt: skip
     block = 1 << (frequencies - 1).bit_length()
     constants = {
         **chosen.functions(direction), "PAIRED": chosen.paired,
         "INTERLEAVED": chosen.interleaved, "F": frequencies, "REST": rest,
-        "BLOCK_N": sizes.tile // block, "BLOCK_F": block,
-        "BLOCK_R": max(rest, 1), "DEPTH": sizes.depth,
+        "BLOCK_N": sizes.tile // block // (2 if (direction, dtype) == ("sums", "fp32") else 1),
+        "BLOCK_F": block, "BLOCK_R": max(rest, 1), "DEPTH": sizes.depth, "HEADS": sizes.heads,
     }  # fmt: skip
     cap = sizes.registers if dtype == "bf16" and rest == 0 and not more else None
-    return compile_for_hopper(kernel, arguments, constants, sizes.warps, registers=cap)
+    return compile_for_hopper(kernel[direction], arguments, constants, sizes.warps, registers=cap)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -71,12 +73,46 @@ def test_no_spills_and_wide_accesses(
     assert "atom" not in built.ptx, "sums have a fixed order"
 
 
-@pytest.mark.parametrize("direction", ["forward", "backward"])
+@pytest.mark.parametrize("frequencies", [64, pytest.param(96, marks=pytest.mark.slow)])
+def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
+    """No spills; threads meet after the loop over positions, not in it."""
+    built = compiled("sums", "softplus", frequencies)
+    print(f"sums {frequencies}: {built.registers} registers")  # noqa: T201
+    assert built.spill_bytes == 0
+    # 14 warps on a multiprocessor, each with two heads on their way: 43 KiB.
+    assert built.registers <= 144
+    assert "atom" not in built.ptx, "sums have a fixed order"
+    loop = longest_loop(built.sass)
+    for wanted in ("MUFU.SIN", "STG.E.128"):
+        assert wanted in loop
+    for unwanted in ("BAR", "SHFL", "STS", "STG.E "):
+        assert unwanted not in loop
+
+
+def longest_loop(sass: str) -> str:
+    """The instructions between a label and the last jump back to it."""
+    lines = sass.splitlines()
+    labels = {line.strip()[:-1]: at for at, line in enumerate(lines) if line.startswith(".L")}
+    loops = [""]
+    for at, line in enumerate(lines):
+        found = re.search(r"BRA.*(\.L_x_\d+)", line)
+        if found and labels[found[1]] < at:
+            loops.append("\n".join(lines[labels[found[1]] : at + 1]))
+    return max(loops, key=len)
+
+
 @pytest.mark.parametrize(
-    ("recipe", "dtype", "more"),
-    [("softplus", "fp16", EVERYTHING), ("half", "fp16", EVERYTHING), ("softplus", "fp32", {})],
-)
+    ("recipe", "dtype", "more", "direction"),
+    [
+        (*option, direction)
+        for option in (("softplus", "fp16", EVERYTHING), ("half", "fp16", EVERYTHING),
+                       ("softplus", "fp32", {}))
+        for direction in ("forward", "backward")
+    ]
+    + [("softplus", "fp32", {}, "sums"),
+       pytest.param("softplus", "fp16", EVERYTHING, "sums", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_every_option_compiles_without_spills(
-    direction: str, recipe: str, dtype: str, more: dict[str, Any]
+    recipe: str, dtype: str, more: dict[str, Any], direction: str
 ) -> None:
     assert compiled(direction, recipe, 64, 64, dtype, **more).spill_bytes == 0

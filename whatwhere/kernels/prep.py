@@ -45,16 +45,19 @@ def _program(n, blocks, groups, BLOCK_N: tl.constexpr):
 
 
 @triton.jit
-def _angles(batch, row, n, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr):
+def positions_of(batch, row, n, angles):
+    """The positions of a block's rows, a column."""
+    at = angles[0] + batch.to(tl.int64) * angles[1] + row
+    return tl.load(at, row < n, other=0)[:, None]
+
+
+@triton.jit
+def turned(position, row, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr):
     """Cosine and sine, times amplitude and decay, of every position of the block and frequency.
 
     side is 1 for queries, -1 for keys: xPos's keys grow as its queries shrink.
     """
-    positions, position_step, turns, early_turns, start, direction, amplitude, decay, centre = (
-        angles
-    )
-    at = positions + batch.to(tl.int64) * position_step + row
-    position = tl.load(at, row < n, other=0)[:, None]
+    _, _, turns, early_turns, start, direction, amplitude, decay, centre = angles
     column, exists = columns(row, F, BLOCK_F)
     turn = tl.load(turns + column, exists, other=0)
     if early_turns is not None:
@@ -64,6 +67,12 @@ def _angles(batch, row, n, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr)
     if decay is not None:
         amplitude = amplitude * decayed(position, column, F, decay, centre, side)
     return cosine * amplitude, sine * amplitude
+
+
+@triton.jit
+def _angles(batch, row, n, angles, side, F: tl.constexpr, BLOCK_F: tl.constexpr):
+    """The same of a block whose positions are not known yet."""
+    return turned(positions_of(batch, row, n, angles), row, angles, side, F, BLOCK_F)
 
 
 @triton.jit

@@ -12,7 +12,7 @@ import triton.language as tl
 
 from whatwhere.kernels.maps import widen
 
-__all__ = ["columns", "copy", "opened", "read", "rows", "write"]
+__all__ = ["columns", "copy", "opened", "packed", "read", "rows", "unpacked", "write"]
 
 
 @triton.jit
@@ -63,6 +63,41 @@ def opened(tiles, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, BLOCK_N: tl.c
         a = widen(tiles[0])
         b = a
     return a, b
+
+
+@triton.jit
+def _pairs(x, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr):
+    """Neighbouring 16-bit values as one int32: (BLOCK_N, BLOCK) -> (BLOCK_N, BLOCK / 2)."""
+    bits = x.to(tl.uint16, bitcast=True).to(tl.uint32)
+    low, high = tl.split(tl.reshape(bits, (BLOCK_N, BLOCK // 2, 2)))
+    return low | (high << 16)
+
+
+@triton.jit
+def packed(tiles, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr):
+    """Tiles as they wait in a loop: what a loop carries has a register for each value, so 16-bit
+    values wait in pairs."""
+    waiting = ()
+    for index in tl.static_range(len(tiles)):
+        x = tiles[index]
+        if x.dtype.primitive_bitwidth == 16 and BLOCK > 1:
+            x = _pairs(x, BLOCK_N, BLOCK)
+        waiting += (x,)
+    return waiting
+
+
+@triton.jit
+def unpacked(waiting, kind: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK: tl.constexpr):
+    """The inverse of `packed`."""
+    tiles = ()
+    for index in tl.static_range(len(waiting)):
+        x = waiting[index]
+        if x.dtype == tl.uint32:
+            low, high = x & 0xFFFF, x >> 16
+            x = tl.reshape(tl.join(low, high), (BLOCK_N, BLOCK))
+            x = x.to(tl.uint16).to(kind, bitcast=True)
+        tiles += (x,)
+    return tiles
 
 
 @triton.jit

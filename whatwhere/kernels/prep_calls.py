@@ -14,6 +14,9 @@ from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, 
 
 __all__ = ["backward", "forward", "keys", "needs_raw"]
 
+#: The kernel that sums for δ; "backward" is the old one, kept until both ran side by side.
+_SUMS = "sums"
+
 
 def forward(
     q: Tensor, k: Tensor | None, inputs: Inputs, recipe: str, by_heads: bool
@@ -42,15 +45,14 @@ def backward(
     width = q_grad.shape[-1] - _more(inputs, recipe)
     q_out = empty(q_grad, width, by_tokens)
     k_out = None if k_grad is None else empty(k_grad, width, by_tokens)
-    partial = None
+    partial, direction = None, "backward"
     if wants_offset:
-        count = inputs.turns.shape[0]
-        b, h, n, _ = q_grad.shape
-        both = h + (0 if k_grad is None else k_grad.shape[1])
-        chunks = b * plan("backward", recipe, count, b, n, both).chunks
-        partial = q_grad.new_empty((chunks, h, count), dtype=torch.float32)
+        direction, count = _SUMS, inputs.turns.shape[0]
+        kv_heads = 0 if k_grad is None else k_grad.shape[1]
+        chunks = len(q_grad) * plan(direction, recipe, count, q_grad, kv_heads).chunks
+        partial = q_grad.new_empty((chunks, q_grad.shape[1], count), dtype=torch.float32)
     tensors = (*raw, q_grad, k_grad, q_out, k_out)
-    launch("backward", tensors, (partial,), inputs, recipe, width)
+    launch(direction, tensors, (partial,), inputs, recipe, width)
     if partial is None:
         return q_out, k_out, None
     return q_out, k_out, partial.sum(dim=0).view_as(inputs.offset)  # (h, F), or (1, h, F)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from whatwhere.kernels import maps as jitted
 from whatwhere.kernels import prep as kernels
+from whatwhere.kernels import prep_sums
 
 __all__ = [
     "PROGRAMS",
@@ -40,7 +41,7 @@ class Sizes:
     """What a program holds: a tile of positions times frequencies, by how many warps, for how many
     heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
     ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and for
-    how many blocks of positions at most, one after the other, sums for δ are kept (backward)."""
+    how many blocks of positions at most, one after the other, sums for δ are kept ("sums")."""
 
     tile: int
     warps: int
@@ -50,12 +51,14 @@ class Sizes:
     span: int = 8
 
 
-#: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper.
+#: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper. "sums" is the
+#: backward pass with the gradient of δ.
 SIZES = {
     ("forward", False): Sizes(1024, 4, 16, 2),
     ("forward", True): Sizes(1024, 4, 16, 1),
     ("backward", False): Sizes(1024, 2, 8, 0, 128, 1),
     ("backward", True): Sizes(1024, 4, 16, 1),
+    ("sums", False): Sizes(512, 2, 4, 2, None, 8),
 }
 
 
@@ -82,7 +85,9 @@ class Recipe:
 
 _ROTATION = (jitted.rotate, jitted.rotate_back, jitted.rotate_turned)
 _NOWHERE = contextlib.nullcontext()
-_KERNELS = {"forward": kernels.forward, "backward": kernels.backward}
+_KERNELS = {
+    "forward": kernels.forward, "backward": kernels.backward, "sums": prep_sums.backward,
+}  # fmt: skip
 RECIPES = {
     "half": Recipe(*_ROTATION, paired=True),
     "interleaved": Recipe(*_ROTATION, paired=True, interleaved=True),
@@ -145,15 +150,21 @@ class Plan:
         return triton.cdiv(self.blocks, self.span)
 
 
-def plan(
-    direction: str, recipe: str, frequencies: int, batch: int, length: int, heads: int
-) -> Plan:
-    """The division of (batch, length) positions and `heads` heads, queries and keys together."""
+def plan(direction: str, recipe: str, frequencies: int, x: Tensor, kv_heads: int) -> Plan:
+    """The division of positions, heads of queries (those of `x`) and heads of keys."""
+    batch, heads, length, _ = x.shape
     sizes = SIZES[direction, RECIPES[recipe].paired]
     block = max(1, sizes.tile // triton.next_power_of_2(frequencies))
+    if direction == "sums" and x.element_size() == 4:
+        block = max(1, block // 2)  # 16 bytes a thread, whatever a value takes: else it spills
     blocks = triton.cdiv(length, block)
-    groups = max(triton.cdiv(PROGRAMS, blocks * batch), triton.cdiv(heads, sizes.heads))
-    groups = min(groups, heads)
+    if direction == "sums":
+        groups = triton.cdiv(heads, sizes.heads) + triton.cdiv(kv_heads, sizes.heads)
+        span = batch * blocks * groups // PROGRAMS
+        return Plan(block, blocks, max(1, min(span, sizes.span)), groups)
+    both = heads + kv_heads
+    groups = max(triton.cdiv(PROGRAMS, blocks * batch), triton.cdiv(both, sizes.heads))
+    groups = min(groups, both)
     span = 1 if direction == "forward" else batch * blocks * groups // (2 * PROGRAMS)
     return Plan(block, blocks, max(1, min(span, sizes.span)), groups)
 
@@ -167,15 +178,14 @@ def launch(
     width: int,
 ) -> None:
     """Run a kernel over (batch · blocks of positions · groups of heads) programs."""
-    shape = next(x for x in tensors if x is not None).shape
-    out_k = tensors[-1]
+    first = next(x for x in tensors if x is not None)
+    shape, out_k = first.shape, tensors[-1]
     heads, kv_heads = shape[1], 0 if out_k is None else out_k.shape[1]
     frequencies, how = inputs.turns.shape[0], RECIPES[recipe]
     sizes = SIZES[direction, how.paired]
-    total = heads + kv_heads
-    how_many = plan(direction, recipe, frequencies, shape[0], shape[2], total)
+    how_many = plan(direction, recipe, frequencies, first, kv_heads)
     count = (how_many.blocks, how_many.groups)
-    if direction == "backward":
+    if direction != "forward":
         count = (how_many.blocks, how_many.span, how_many.chunks, how_many.groups)
     rest = width - how.channels(frequencies)
     # Wider vectors and further options need more registers than the cap was chosen for.
@@ -189,7 +199,7 @@ def launch(
             *(None if x is None else _described(x) for x in tensors),
             *extra,
             *(positions, inputs.turns, inputs.early_turns),
-            None if inputs.offset is None else _turned(inputs.offset),
+            None if inputs.offset is None else _turned(inputs.offset, sizes.heads * frequencies),
             temperature,
             *(shape[2], *count, heads, kv_heads),
             *(_step(positions), _step(temperature)),
@@ -204,20 +214,22 @@ def launch(
             BLOCK_F=triton.next_power_of_2(frequencies),
             BLOCK_R=triton.next_power_of_2(max(rest, 1)),
             DEPTH=sizes.depth,
+            **({"HEADS": sizes.heads} if direction == "sums" else {}),
             num_warps=sizes.warps,
             maxnreg=sizes.registers if capped else None,
         )
 
 
-def _turned(offset: Tensor) -> Tensor:
-    """(2, heads, frequencies): cosine and sine of every head's own angles.
+def _turned(offset: Tensor, spare: int) -> Tensor:
+    """(2, heads, frequencies) in a row, cosine and sine of every head's own angles, and `spare`
+    values beyond them that kernels may read and do not use.
 
     ValueError for those of several models side by side: the kernel has one table for the batch.
     """
     if offset.dim() == 3 and len(offset) > 1:
         raise ValueError(f"offset is of {len(offset)} models; prepare features of one at a time")
-    table = offset.new_empty((2, *offset.shape), dtype=torch.float32)
     count = offset.numel()
+    table = offset.new_empty(2 * count + spare, dtype=torch.float32)
     kernels.turn_table[(triton.cdiv(count, 256),)](offset, table, count, BLOCK=256, num_warps=4)
     return table
 
