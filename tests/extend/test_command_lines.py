@@ -52,6 +52,7 @@ REFUSED = [
     (("extend", "MODEL", "--to", "2x", "--device", "cuda:99"), "--device cuda:99"),
     (("extend", "MODEL", "--to", "2x", "--device", "gpu"), "--device gpu can not be used"),
     (("extend", "dmo"), "did you mean 'demo'"),
+    (("extend", "MODEL", "--to", "2x", "--save", "MODEL"), "exists and is not empty"),
     (("extend", "OTHER"), "unknown model type 'gpt2'"),
     (("search", "MODEL", "--factor", "0.5"), "--factor is 0.5"),
     (("search", "MODEL", "--factor", "2", "--optimizer", "smoth"), "did you mean 'smooth'"),
@@ -70,7 +71,7 @@ def test_refused_before_any_weights(
     run: Any, no_weights: None, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     words: tuple[str, ...], message: str,
 ) -> None:  # fmt: skip
-    # Else a name that is nobody's is asked for five times, 20 seconds where there is no network.
+    # tests/extend/test_hub.py asks a hub; here none is.
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     (tmp_path / "short.txt").write_text("A few words only. " * 5)
     other = tmp_path / "gpt2"

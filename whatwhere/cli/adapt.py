@@ -14,7 +14,7 @@ __all__ = ["adapt"]
 
 def adapt(
     model: Annotated[
-        str, typer.Argument(help="demo, smollm2, a folder, or a model of the Hugging Face hub.")
+        str, typer.Argument(help="demo, smollm2, a folder, or OWNER/NAME[@REVISION] of the hub.")
     ],
     method: Annotated[str, typer.Option(help="As for `whatwhere extend`: yarn, ntk+logn, …")],
     to: Annotated[
@@ -60,7 +60,7 @@ def adapt(
     if len(targets) != 1:
         raise ValueError(f"--to is {to!r}; a training has one length")
     plan = adapting.Adaptation(
-        model=model, method=method, target=targets[0], train=train, steps=steps,
+        model=source.name, method=method, target=targets[0], train=train, steps=steps,
         batch_size=batch_size, lr=lr, warmup=warmup, rank=rank, precision=precision, seed=seed,
     )  # fmt: skip
     plan.check(source)

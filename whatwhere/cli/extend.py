@@ -20,7 +20,7 @@ _SHORT = "none,pi,ntk,dynamic_ntk,yarn,llama3,rerope,self_extend,dual_chunk"
 
 def extend(
     model: Annotated[
-        str, typer.Argument(help="demo, smollm2, a folder, or a model of the Hugging Face hub.")
+        str, typer.Argument(help="demo, smollm2, a folder, or OWNER/NAME[@REVISION] of the hub.")
     ],
     to: Annotated[
         str,
@@ -99,14 +99,17 @@ def extend(
     from whatwhere.extend import models
     from whatwhere.extend.advice import Limits
     from whatwhere.extend.plan import Plan, lengths
+    from whatwhere.extend.saving import free
     from whatwhere.study.devices import usable
 
     usable(device)
+    if save is not None:
+        free(save)
     limits = Limits(needs, extra_cost, fine_tune)
     quick = model == "demo" and methods is None and text is None and to == "2x,4x,8x"
     source = models.find(model)
     plan = Plan(
-        model=model,
+        model=source.name,
         targets=lengths(to, source.train_length),
         methods=split_expressions(methods or (_SHORT if quick else _all())),
         tokens=tokens or (4096 if quick else 0),
@@ -208,4 +211,4 @@ def _save(plan: Plan, source: Source, best: Any, folder: Path) -> None:
     if best is None:
         raise ValueError("--save: no method is within the limits, so there is nothing to save")
     model = models.load(source, "cpu", plan.dtype, plan.adapter)
-    print(save(model, source, best.expression, folder))
+    print(save(model, source, best.expression, folder, length=plan.longest))

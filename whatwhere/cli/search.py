@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +19,7 @@ __all__ = ["search"]
 
 def search(
     model: Annotated[
-        str, typer.Argument(help="demo, smollm2, a folder, or a model of the Hugging Face hub.")
+        str, typer.Argument(help="demo, smollm2, a folder, or OWNER/NAME[@REVISION] of the hub.")
     ],
     factor: Annotated[float, typer.Option(help="Target length over the trained length.")],
     optimizer: Annotated[
@@ -81,6 +82,7 @@ def search(
     )  # fmt: skip
     places = searching.devices(device)
     source = models.find(model)
+    plan = replace(plan, model=source.name)
     content = of_files(text) if text else manual()
     least = searching.least_text(plan, source.train_length)
     ids = tokens_of(content, source.tokenizer, least)

@@ -121,7 +121,8 @@ class _Training:
             if lora:
                 self.bare.save_pretrained(str(folder))
             else:
-                self.say(save(self.bare, self.source, self.made.expression, folder, in_force=True))
+                text, length = self.made.expression, self.plan.target
+                self.say(save(self.bare, self.source, text, folder, in_force=True, length=length))
         self.engine.wait_for_everyone()
         return folder
 

@@ -1,5 +1,7 @@
 """Models by name: "demo" (ours, shipped), "smollm2" (from the Python registry), a folder, the hub.
 
+Of the hub: "owner/name", or "owner/name@revision"; see `whatwhere.hf.hub`.
+
 Config and tokenizer come first and are small, so that what can not be done is refused before any
 weights are read.
 """
@@ -7,7 +9,7 @@ weights are read.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +17,7 @@ import torch
 
 from whatwhere.errors import UnknownName, did_you_mean
 from whatwhere.hf.architectures import architecture_of
+from whatwhere.hf.hub import Place, locate
 from whatwhere.hf.sizes import parameters_of, train_length_of
 from whatwhere.tasks.cache import cache_dir
 
@@ -30,7 +33,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 class Source:
     """A model before its weights: where they are, its config, tokenizer and trained length.
 
-    gguf: name of the file inside `place` if the weights are quantized in one.
+    name: as it was given; of the hub with the commit, "owner/name@…", since a name may stand for
+    others tomorrow. gguf: name of the file inside `place` if the weights are quantized in one.
+    options: keyword arguments of `from_pretrained`.
     """
 
     name: str
@@ -39,6 +44,7 @@ class Source:
     tokenizer: Any
     train_length: int
     gguf: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 def find(name: str) -> Source:
@@ -47,20 +53,19 @@ def find(name: str) -> Source:
     place, gguf = _place(name)
     from transformers import AutoConfig, AutoTokenizer
 
-    extra: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    extra: dict[str, Any] = place.options | ({"gguf_file": gguf} if gguf else {})
     try:
-        config = AutoConfig.from_pretrained(place, **extra).get_text_config()
+        config = AutoConfig.from_pretrained(place.pretrained, **extra).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        known = did_you_mean("model", name, ["demo", "smollm2"])
-        raise ValueError(f"{known}, a folder, or a model of the hub: {_first(error)}") from None
+        raise ValueError(f"model {name!r} has no config to read: {_first(error)}") from None
     architecture_of(config)
     own = parameters_of(config)
     length = min(train_length_of(config, parameters) for parameters in own.values())
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(place.pretrained, **extra)
     except (OSError, ValueError) as error:
         raise ValueError(f"model {name!r} has no tokenizer to load: {_first(error)}") from None
-    return Source(name, place, config, tokenizer, length, gguf)
+    return Source(place.name, place.pretrained, config, tokenizer, length, gguf, place.options)
 
 
 def load(
@@ -68,17 +73,21 @@ def load(
 ) -> Any:
     """The model in evaluation mode, inside the LoRA adapter of a folder if one is given.
 
-    Raises UnknownName for a dtype that is none.
+    Raises UnknownName for a dtype that is none, FileNotFoundError for a folder without an adapter.
     """
     from transformers import AutoModelForCausalLM
 
     if dtype not in DTYPES:
         raise UnknownName(did_you_mean("dtype", dtype, DTYPES))
-    extra: dict[str, Any] = {}
+    if adapter is not None and not (Path(adapter) / "adapter_config.json").is_file():
+        raise FileNotFoundError(
+            f"--adapter {adapter} has no adapter_config.json; give what `whatwhere adapt` wrote"
+        )
+    extra = dict(source.options)
     if source.gguf:
         from transformers import GgufConfig  # type: ignore[attr-defined]
 
-        extra = {"gguf_file": source.gguf, "quantization_config": GgufConfig(dequantize=True)}
+        extra |= {"gguf_file": source.gguf, "quantization_config": GgufConfig(dequantize=True)}
     model = AutoModelForCausalLM.from_pretrained(source.place, dtype=DTYPES[dtype], **extra)
     if source.gguf:  # unpacking takes half a minute, reading what was unpacked half a second
         kept = _kept(source.name)
@@ -92,16 +101,17 @@ def load(
     return cast("Any", model).to(device).eval()
 
 
-def _place(name: str) -> tuple[str, str | None]:
+def _place(name: str) -> tuple[Place, str | None]:
     if not name.strip():
         raise ValueError("MODEL is empty; give demo, smollm2, a folder, or a model of the hub")
     if name == "demo":
         if not (DEMO / "model.safetensors").is_file():
             raise FileNotFoundError(f"{DEMO} holds no weights: this copy of whatwhere lacks them")
-        return str(DEMO), None
+        return Place(name, str(DEMO)), None
     if name == "smollm2":
-        return _smollm2()
-    return name, None
+        folder, gguf = _smollm2()
+        return Place(name, folder), gguf
+    return locate(name, beside=("demo", "smollm2")), None
 
 
 def _smollm2() -> tuple[str, str | None]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.hf.hub import locate
 
 __all__ = ["load_model"]
 
@@ -18,8 +18,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load_model(name: str, device: str = "cpu", dtype: str = "float32") -> tuple[Any, Any]:
     """(model, tokenizer) in evaluation mode on a device, without a second copy in another dtype.
 
-    Raises UnknownName for a dtype that is none, FileNotFoundError for a path that does not exist,
-    ValueError that says what is missing.
+    name: a folder, "owner/name" or "owner/name@revision" of the hub. Raises UnknownName for a dtype
+    that is none, what `whatwhere.hf.hub.locate` raises for the name, ValueError that says what is
+    missing.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,18 +28,18 @@ def load_model(name: str, device: str = "cpu", dtype: str = "float32") -> tuple[
 
     if dtype not in DTYPES:
         raise UnknownName(did_you_mean("dtype", dtype, DTYPES))
-    folder = Path(name)
-    if not folder.exists() and (folder.is_absolute() or name.startswith((".", "~"))):
-        raise FileNotFoundError(f"{name} does not exist; give a folder or a model of the hub")
+    place = locate(name)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(place.pretrained, **place.options)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{name} has no tokenizer to load ({_first(error)}); our models have one when "
             "DecoderForCausalLM.from_decoder was given it"
         ) from None
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(name, dtype=DTYPES[dtype])
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            place.pretrained, dtype=DTYPES[dtype], **place.options
+        )
     except OSError as error:
         raise ValueError(f"{name} has no model to load: {_first(error)}") from None
     return model.to(device).eval(), tokenizer
