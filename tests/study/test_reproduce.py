@@ -17,7 +17,8 @@ from whatwhere.errors import UnknownName
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library, named_files
 from whatwhere.study.observer import Observer
-from whatwhere.study.reproduce import missing, open_ledger, reproduce
+from whatwhere.study.reproduce import open_ledger, reproduce
+from whatwhere.study.todo import missing
 from whatwhere.study.training import Training
 from whatwhere.tasks import draw
 

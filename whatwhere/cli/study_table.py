@@ -46,7 +46,8 @@ def show_plan(
     from whatwhere.cli.console import console, plain_table
     from whatwhere.report.claims_table import hours_text
     from whatwhere.report.paper import read_paper
-    from whatwhere.study.reproduce import missing, open_ledger
+    from whatwhere.study.reproduce import open_ledger
+    from whatwhere.study.todo import missing
 
     runs = read_paper(study.folder).runs if (study.folder / "paper.csv").exists() else {}
     table = plain_table("cell", "seeds", "steps", "tokens", "left", "encoding",

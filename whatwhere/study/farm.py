@@ -21,8 +21,8 @@ from whatwhere.study.cells import Cell, Study
 from whatwhere.study.data import Library
 from whatwhere.study.ledger import Ledger, key_of
 from whatwhere.study.observer import Observer
-from whatwhere.study.reproduce import asked, missing, unfinished
 from whatwhere.study.rows import mend, read_rows
+from whatwhere.study.todo import asked, missing, unfinished
 
 __all__ = ["Child", "Job", "Start", "farm"]
 

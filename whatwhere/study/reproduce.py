@@ -13,24 +13,23 @@ from __future__ import annotations
 import gc
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from whatwhere.study.cell_checks import check
 from whatwhere.study.cell_rows import row_of
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library
-from whatwhere.study.devices import usable
 from whatwhere.study.ledger import Ledger, key
 from whatwhere.study.measure import Found, measure, sentence
 from whatwhere.study.observer import Observer
+from whatwhere.study.todo import asked, missing, ready, unfinished
 from whatwhere.study.training import Training
 from whatwhere.study.wanted import Wanted, wanted
 
-__all__ = ["asked", "missing", "open_ledger", "reproduce", "unfinished"]
+__all__ = ["open_ledger", "reproduce"]
 
 # What an encoding, a size or the memory of a machine can raise in the middle of a run.
 # torch.compile's checks of what it was promised are assertions.
@@ -40,38 +39,6 @@ _FAULTS = (ValueError, RuntimeError, MemoryError, AssertionError)
 def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
     """The rows of a study at `out`. The errors of `Ledger`."""
     return Ledger(out, {cell.name: study.identity(cell) for cell in study.cells}, retry, writes)
-
-
-def missing(
-    cell: Cell, ledger: Ledger, library: Library, seeds: Sequence[int] | None = None
-) -> dict[int, int]:
-    """How many rows each seed still lacks; all of `cell.seeds`, or those of them in `seeds`."""
-    rows_of_a_seed = [w for each in cell.evaluations for w in wanted(cell, each, library)]
-    return {
-        seed: sum(key(cell.name, seed, w) not in ledger.done for w in rows_of_a_seed)
-        for seed in cell.seeds
-        if seeds is None or seed in seeds
-    }
-
-
-def asked(
-    study: Study, library: Library, only: Sequence[str] | None, seeds: Sequence[int] | None
-) -> tuple[Cell, ...]:
-    """The cells `only` names (None: all), when they and the seeds can be run as they are asked for.
-
-    UnknownName for a cell that is not there, ValueError for a seed; what `check` raises.
-    """
-    cells = study.chosen(only)
-    check(cells, library)
-    known = {seed for cell in cells for seed in cell.seeds}
-    if strange := [seed for seed in seeds or () if seed not in known]:
-        raise ValueError(f"seed {strange[0]} is none of these cells'; they have {sorted(known)}")
-    return cells
-
-
-def unfinished(cell: Cell, todo: Mapping[int, int]) -> Iterator[tuple[int, ...]]:
-    """The groups of a cell's seeds that lack a row; `todo` is what `missing` counts."""
-    return (group for group in cell.groups(todo) if any(todo[seed] for seed in group))
 
 
 def reproduce(
@@ -89,7 +56,7 @@ def reproduce(
 
     A failed seed or evaluation becomes rows with `error`, and the others go on. KeyboardInterrupt,
     after saving, when the observer asks to stop; the same call goes on there.
-    What `asked`, `usable` and the loaders of data raise, before anything is trained.
+    What `asked` and `ready` raise, before anything is trained.
     """
     cells = asked(study, library, only, seeds)
     watch = observer or Observer()
@@ -112,7 +79,7 @@ class _Run:
         done = sum(work[n] * sum(not k for k in each.values()) for n, each in todo.items())
         for cell in cells:
             if any(todo[cell.name].values()):
-                self._read(cell)
+                ready(cell, self.library)
         self.watch.begin(total, done)
         for cell in cells:
             for group in unfinished(cell, todo[cell.name]):
@@ -124,17 +91,6 @@ class _Run:
             for each in cell.evaluations
             for w in wanted(cell, each, self.library)
         ]
-
-    def _read(self, cell: Cell) -> None:
-        """Look for its device and read its data: what is wrong with them is no error of a row."""
-        usable(cell.config.device, touch=False)  # "cuda" is not GPU 0 of every process
-        self.library.drawn(cell.data, cell.config.train_length, cell.drawn)
-        for each in cell.evaluations:
-            name, options = each.data or cell.data, {**cell.drawn, **each.drawn}
-            if each.kind == "scores":
-                self.library.drawn(name, cell.config.train_length, options)
-            elif each.kind == "lengths":
-                self.library.task(name)
 
     def _group(self, cell: Cell, group: Sequence[int]) -> None:
         """Train some seeds as one, evaluate them, write their rows."""
