@@ -1,7 +1,7 @@
 """The whole-model benchmark on a CPU, tiny: the same path as on a GPU, without its times."""
 
 import pytest
-from fresh import run_python
+from fresh import run_forked
 
 from whatwhere.bench import model
 from whatwhere.bench.model import ModelCase
@@ -46,7 +46,7 @@ def test_the_case_is_a_gpt_of_124_million() -> None:
 
 @pytest.mark.parametrize("kind", ["blocks", "model"])
 def test_compiled_it_trains_too(kind: str) -> None:
-    """In a fresh process, as dynamo can not trace the checks; without inductor, which is slow."""
+    """In a process of its own, as dynamo can not trace the checks; without inductor, which is slow."""
     script = f"""
 import torch
 from dataclasses import replace
@@ -63,7 +63,7 @@ with mock.patch.object(torch, "compile", quick):
 graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
 print("graphs", graphs)
 """
-    *rows, graphs = run_python(script).splitlines()
+    *rows, graphs = run_forked(script).splitlines()
     assert len(rows) == 4
     # A block and the loss for RoPE, a block for PoPE (the loss is the same); or one of each model.
     assert int(graphs.split()[1]) <= 4

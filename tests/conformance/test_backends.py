@@ -20,7 +20,7 @@ from conformance.cases import (
     value_width,
     vectors,
 )
-from fresh import run_python
+from fresh import run_forked
 from torch import Tensor
 
 from whatwhere.attention import BACKENDS, Call, Unsupported, Where, attend
@@ -29,7 +29,7 @@ from whatwhere.rule import ScoreRule
 
 BY_NAME = {backend.name: backend for backend in BACKENDS}
 #: dynamo traces these anew for every rule, and can not trace the checks that conftest.py brings:
-#: they run in a fresh process, a few calls each.
+#: they run in a process of their own, a few calls each.
 TRACED = ("flex",)
 PAIRS = [(name, text) for name in BY_NAME for text in ALL if name not in ("reference", *TRACED)]
 TRACED_TEXTS = {
@@ -178,9 +178,9 @@ print(json.dumps(failures))
 
 @pytest.mark.parametrize("texts", ["a few", pytest.param("all", marks=pytest.mark.slow)])
 def test_traced_backends_equal_the_reference(texts: str) -> None:
-    """All in one fresh process, without the run-time checks."""
+    """All in one process, without the run-time checks."""
     script = SCRIPT.replace("CHOSEN", repr(texts))
-    assert json.loads(run_python(script).splitlines()[-1]) == {}
+    assert json.loads(run_forked(script).splitlines()[-1]) == {}
 
 
 def single(expected: Tensor) -> dict[str, float]:

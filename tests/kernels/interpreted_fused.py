@@ -10,7 +10,7 @@ import pytest
 import torch
 from conformance.cases import D, vectors
 from conformance.test_backends import make, run, single, wheres
-from fresh import run_python
+from fresh import run_forked
 from torch import Tensor
 
 import whatwhere as ww
@@ -148,7 +148,7 @@ print(counter.frame_count, sum("whatwhere.OPERATOR" in name for name in names))
 def test_compiled_whole_and_for_every_length(expression: str, operator: str) -> None:
     """One graph for the first length and one for all others, each with one operator of ours."""
     script = COMPILED.replace("EXPRESSION", expression).replace("OPERATOR", operator)
-    assert run_python(script).split() == ["2", "2"]
+    assert run_forked(script).split() == ["2", "2"]
 
 
 def test_packed_documents_by_running_sums() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fresh import run_python
+from fresh import run_forked
 from kernels.interpreted_prep import MAPS, angles, few_programs, generator, poisoned
 from torch import Tensor
 
@@ -197,4 +197,4 @@ print(all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True)))
 
 
 def test_a_compiled_graph_holds_the_operator_whole() -> None:
-    assert run_python(COMPILED).strip() == "True"
+    assert run_forked(COMPILED).strip() == "True"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from attention.test_pages import CPU, Paged, counted, paged
 from conformance.cases import HEADS, make
-from fresh import ROOT, run_python
+from fresh import ROOT, run_forked
 
 from whatwhere.attention import Unsupported
 
@@ -106,4 +106,4 @@ with torch.no_grad():
 
 
 def test_compiled_it_is_one_operator() -> None:
-    assert run_python(COMPILED).split() == ["True"] * 2
+    assert run_forked(COMPILED).split() == ["True"] * 2

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fresh import run_python
+from fresh import run_forked
 from torch import Tensor
 
 import whatwhere as ww
@@ -288,4 +288,4 @@ print(all(torch.equal(x, y) for x, y in zip(got, wanted, strict=True)))
 
 
 def test_a_compiled_graph_holds_the_operator_whole() -> None:
-    assert run_python(COMPILED).strip() == "True"
+    assert run_forked(COMPILED).strip() == "True"

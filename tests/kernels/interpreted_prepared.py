@@ -12,7 +12,7 @@ import pytest
 import torch
 from conformance.cases import TRAINED, D, vectors
 from conformance.test_backends import make, run, single, wheres
-from fresh import ROOT, run_python
+from fresh import ROOT, run_forked
 from torch import Tensor
 
 from whatwhere.attention import Where, attend, prepared
@@ -111,7 +111,7 @@ for text in TEXTS:
 
 def test_flex_is_the_definition() -> None:
     path = f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\n"
-    lines = run_python(path + FLEX_SCRIPT.replace("TEXTS", repr(list(FLEX)))).splitlines()
+    lines = run_forked(path + FLEX_SCRIPT.replace("TEXTS", repr(list(FLEX)))).splitlines()
     for line, (text, sides) in zip(lines, FLEX.items(), strict=True):
         name, found, error = line.split("|")
         assert (name, found) == (text, str(sides))

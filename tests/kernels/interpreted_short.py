@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from fresh import run_python
+from fresh import run_forked
 from kernels import interpreted_prep
 from kernels import interpreted_tiled as definition
 from kernels.interpreted_fused_op import of_keys
@@ -282,6 +282,6 @@ print(worst, torch._dynamo.utils.counters["stats"]["unique_graphs"])
 
 @pytest.mark.slow
 def test_one_compiled_graph_for_every_length() -> None:
-    worst, graphs = run_python(COMPILED).split()[-2:]
+    worst, graphs = run_forked(COMPILED).split()[-2:]
     assert float(worst) < 1e-6
     assert int(graphs) <= 2

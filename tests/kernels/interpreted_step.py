@@ -8,7 +8,7 @@ In a process of its own: the compiler can not look through the tests' type check
 
 from __future__ import annotations
 
-from fresh import run_python
+from fresh import run_forked
 
 SCRIPT = """
 import sys
@@ -51,4 +51,4 @@ print("same", torch._dynamo.utils.counters["graph_break"])
 
 
 def test_one_seed_trains_as_by_the_definition() -> None:
-    assert run_python(SCRIPT).strip() == "same Counter()"
+    assert run_forked(SCRIPT).strip() == "same Counter()"

@@ -9,6 +9,8 @@ comparison, made. Only of Triton 3.6, whose names these are: another release run
 
 from __future__ import annotations
 
+import importlib.util
+import os
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,9 @@ OPERATIONS = {"add": np.add, "sub": np.subtract, "mul": np.multiply}
 
 
 def quicken() -> None:
-    """Replace the slow parts, once a process; where kernels are interpreted only."""
+    """Replace the slow parts, once a process; does nothing where kernels are not interpreted."""
+    if os.environ.get("TRITON_INTERPRET") != "1" or importlib.util.find_spec("triton") is None:
+        return
     import triton
     from triton.language import core
     from triton.language.semantic import TritonSemantic

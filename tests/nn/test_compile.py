@@ -1,6 +1,6 @@
 """torch.compile sees one graph: no break on the sdpa path, at two lengths, forward and backward.
 
-In a fresh process: dynamo can not trace the checks that tests run under.
+In a process of its own: dynamo can not trace the checks that tests run under.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fresh import run_python
+from fresh import run_forked
 
 TEXTS = ("nope", "sinusoidal", "learned", "alibi", "rope", "rope+yarn(factor=4)", "pope", "xpos")
 SCRIPT = """
@@ -53,7 +53,7 @@ print(json.dumps(failures))
 
 def failures(backend: str, dynamic: bool, cases: list[tuple[str, int, bool]]) -> dict[str, str]:
     script = SCRIPT.replace("CASES", repr(cases)).replace("DYNAMIC", repr(dynamic))
-    return json.loads(run_python(script.replace("BACKEND", repr(backend))).splitlines()[-1])
+    return json.loads(run_forked(script.replace("BACKEND", repr(backend))).splitlines()[-1])
 
 
 def test_there_is_no_graph_break() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fresh import run_python
+from fresh import run_forked
 
 SCRIPT = """
 import torch
@@ -43,7 +43,7 @@ except Exception as error:
 
 def test_nothing_is_read() -> None:
     """Drawn examples and streams; the last shows that reading would be seen."""
-    told = run_python(SCRIPT).splitlines()
+    told = run_forked(SCRIPT).splitlines()
     assert told == [
         "pope indirect (64, 2)", "learned indirect (64, 2)", "rope stream (64, 2)",
         "DataDependentOutputException",
@@ -76,4 +76,4 @@ print(counter.frame_count, torch.allclose(*losses, rtol=1e-5))
 
 def test_all_blocks_share_a_graph() -> None:
     """Three graphs, none broken: blocks, the last block, the loss."""
-    assert run_python(COMPILED) == "3 True\n"
+    assert run_forked(COMPILED) == "3 True\n"
