@@ -46,7 +46,8 @@ class Content:
         """The content of x, in its dtype; torch computes in float32 at least and rounds once."""
         if self.kind == "identity":
             return x
-        size = magnitude(x[..., : self.channels], self.kind)
+        # CUDA's autocast takes softplus to float32; a cache is in the dtype of what it is given.
+        size = magnitude(x[..., : self.channels], self.kind).to(x.dtype)
         if self.channels == x.shape[-1]:
             return size
         return torch.cat((size, x[..., self.channels :]), dim=-1)

@@ -36,6 +36,20 @@ def test_a_map_is_its_content_and_the_rest(name: str) -> None:
     assert mapping.content.channels == (3 if name in ("softplus", "relu") else 0)
 
 
+@pytest.mark.parametrize("channels", [3, 8])
+def test_content_keeps_the_dtype_where_autocast_does_not(
+    channels: int, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A decoder under autocast stores keys; on CUDA softplus gives float32 there, on a CPU not."""
+    x = draw((2, 3, 5, 8), device).bfloat16()
+    with torch.autocast(device.type, torch.bfloat16):
+        assert Content("softplus", channels)(x).dtype == torch.bfloat16
+    monkeypatch.setattr(
+        "whatwhere.content.magnitude", lambda x, kind: torch.nn.functional.softplus(x.float())
+    )
+    assert Content("softplus", channels)(x).dtype == torch.bfloat16
+
+
 def test_terms_share_a_content_or_keys_stay_raw() -> None:
     polar = Term(PLAIN, Polar(ANGLES), EVERYWHERE)
     near = Term(PLAIN, Polar(ANGLES).slowed(4.0), EVERYWHERE)

@@ -33,7 +33,7 @@ __all__ = ["open_ledger", "reproduce"]
 
 # What an encoding, a size or the memory of a machine can raise in the middle of a run.
 # torch.compile's checks of what it was promised are assertions.
-_FAULTS = (ValueError, RuntimeError, MemoryError, AssertionError)
+_FAULTS = (ValueError, TypeError, RuntimeError, MemoryError, AssertionError)
 
 
 def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
