@@ -47,7 +47,7 @@ SHAPES = [
     Sizes(256, 1, 4, 2),
     Sizes(1024, 4, 4, 2, 128),
 ]
-SPANS = (4, 8, 16)
+SPANS = (16, 32, 64, 128)
 GROUPED_FIRST = sorted(CASES, key=lambda case: -case.grouped)
 
 
@@ -164,7 +164,7 @@ def spread(sizes: Sizes) -> list[Sizes]:
     """At every span: nothing is compiled again for it."""
     if sizes == OLD:
         return [sizes]
-    return [replace(sizes, span=span * 512 // sizes.tile) for span in SPANS]
+    return [replace(sizes, span=span) for span in SPANS]
 
 
 def measured(candidates: list[Sizes]) -> list[dict[str, Any]]:

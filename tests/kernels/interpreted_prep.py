@@ -162,7 +162,7 @@ def test_how_a_backward_pass_is_split_changes_sums_only(monkeypatch: pytest.Monk
     out = features.prepare(mapping, q, torch.arange(21)[None], k)
     grads = [torch.cos(torch.arange(x.numel()).view(x.shape)).to(x) for x in out]
     found = []
-    for programs, heads, depth, span in ((1, 4, 1, 2), (1, 2, 0, 9), (99, 6, 3, 9)):
+    for programs, heads, depth, span in ((1, 4, 1, 16), (1, 2, 0, 72), (99, 6, 3, 72)):
         monkeypatch.setattr(prep_launch, "PROGRAMS", programs)
         sizes = prep_launch.Sizes(256, 2, heads, depth, None, span)
         monkeypatch.setitem(prep_launch.SIZES, ("sums", False), sizes)

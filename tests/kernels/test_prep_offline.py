@@ -75,12 +75,13 @@ def test_no_spills_and_wide_accesses(
 
 @pytest.mark.parametrize("frequencies", [64, pytest.param(96, marks=pytest.mark.slow)])
 def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
-    """No spills; threads meet after the loop over positions, not in it."""
+    """Threads meet after the loop over positions, not in it."""
     built = compiled("sums", "softplus", frequencies)
     print(f"sums {frequencies}: {built.registers} registers")  # noqa: T201
-    assert built.spill_bytes == 0
-    # 14 warps on a multiprocessor, each with two heads on their way: 43 KiB.
-    assert built.registers <= 144
+    # Six numbers beside its 128 registers, a twelfth faster on an H200 than 133 without a spill: 16
+    # warps on a multiprocessor, not 14.
+    assert built.spill_bytes <= 24
+    assert built.registers <= 128
     assert "atom" not in built.ptx, "sums have a fixed order"
     loop = longest_loop(built.sass)
     for wanted in ("MUFU.SIN", "STG.E.128"):

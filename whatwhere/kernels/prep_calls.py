@@ -14,7 +14,7 @@ from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, 
 
 __all__ = ["backward", "forward", "keys", "needs_raw"]
 
-#: The kernel that sums for δ; "backward" is the old one, kept until both ran side by side.
+#: The kernel that sums for δ; "backward" is the old one, at every width slower (LOG.md).
 _SUMS = "sums"
 
 

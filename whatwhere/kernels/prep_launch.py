@@ -40,8 +40,9 @@ PROGRAMS = 2048
 class Sizes:
     """What a program holds: a tile of positions times frequencies, by how many warps, for how many
     heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
-    ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and for
-    how many blocks of positions at most, one after the other, sums for δ are kept ("sums")."""
+    ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and how
+    much it does at most, one block after the other: so many blocks, or in "sums" so many positions
+    (as many at every width were the fastest)."""
 
     tile: int
     warps: int
@@ -58,7 +59,7 @@ SIZES = {
     ("forward", True): Sizes(1024, 4, 16, 1),
     ("backward", False): Sizes(1024, 2, 8, 0, 128, 1),
     ("backward", True): Sizes(1024, 4, 16, 1),
-    ("sums", False): Sizes(512, 2, 4, 2, None, 8),
+    ("sums", False): Sizes(512, 2, 4, 2, 128, 32),
 }
 
 
@@ -161,7 +162,7 @@ def plan(direction: str, recipe: str, frequencies: int, x: Tensor, kv_heads: int
     if direction == "sums":
         groups = triton.cdiv(heads, sizes.heads) + triton.cdiv(kv_heads, sizes.heads)
         span = batch * blocks * groups // PROGRAMS
-        return Plan(block, blocks, max(1, min(span, sizes.span)), groups)
+        return Plan(block, blocks, max(1, min(span, sizes.span // block)), groups)
     both = heads + kv_heads
     groups = max(triton.cdiv(PROGRAMS, blocks * batch), triton.cdiv(both, sizes.heads))
     groups = min(groups, both)
