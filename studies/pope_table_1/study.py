@@ -64,6 +64,7 @@ BEYOND = (
          drawn={"train": None}),
     cell("rope_fresh", "rope", "new examples for ever", drawn={"train": None}),
     cell("pope_fast", UNIFORM, "three times the rate", lr=6e-4),
+    cell("pope_slow", UNIFORM, "half the rate: three times it kept all seeds waiting", lr=1e-4),
     cell("pope_decay", UNIFORM, "ten times the weight decay", weight_decay=0.1),
     cell("pope_warm", UNIFORM, "a warm-up of 20,000 steps", warmup=20_000),
     cell("pope_all", UNIFORM, "the loss of every token, not of the answer alone",
