@@ -89,6 +89,15 @@ def test_what_is_saved_runs_in_plain_transformers(
         save(model, source, "rope", tmp_path / "yarn")
 
 
+def test_a_larger_base_is_saved_with_its_length(source: Source, model: Any, tmp_path: Path) -> None:
+    """A base says nothing about a length, and vLLM serves max_position_embeddings at most."""
+    for text, length, told in (("rope+abf", 512, 512), ("rope+linear(factor=4)", 512, 128)):
+        save(model, source, text, tmp_path / text, length=length)
+        saved = json.loads((tmp_path / text / "config.json").read_text())
+        assert saved["max_position_embeddings"] == told  # vLLM multiplies it by linear's factor
+        assert model.config.max_position_embeddings == source.train_length == 128
+
+
 def test_what_can_not_be_trained(source: Source, ids: torch.Tensor, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="below the trained length"):
         replace(PLAN, target=100).check(source)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hf.models import tiny_config
 
-from whatwhere import hf
+from whatwhere import hf, make
 from whatwhere.extend import methods, text
 from whatwhere.extend.models import Source
 from whatwhere.extend.plan import Plan, lengths
@@ -81,7 +82,7 @@ def test_a_result_of_search(tmp_path: Path) -> None:
     ("method", "terms", "exports", "in_vllm"),
     [
         ("yarn", 1, True, True),
-        ("dynamic_ntk", 1, True, False),  # static at the allocated length there
+        ("dynamic_ntk", 1, True, False),
         ("ntk+logn", 1, False, False),
         ("rerope", 2, False, False),
         ("dual_chunk", 3, False, False),
@@ -96,6 +97,29 @@ def test_what_a_method_asks_for(
     assert form.terms == terms
     assert (form.parameters is not None, form.vllm == "") == (exports, in_vllm)
     assert exports == (form.reason == "")
+
+
+LISTS = "longrope(long_factor=[1,2,3,4,5,6,7,8],factor=4"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "reason"),
+    [
+        ("llama", "rope+dynamic_ntk(factor=4)", "plain frequencies"),
+        ("llama", "rope+proportional(share=0.5,divisor=2)", "factor of rope_type 'proportional'"),
+        ("llama", "rope+proportional(share=0.5)", None),
+        ("llama", f"rope+{LISTS})", None),
+        ("llama", f"rope+{LISTS},short_factor=[1,1,1,1,1,1,1,2])", "--recover"),
+        ("cohere", f"rope+{LISTS})", "interleaved"),
+        ("gemma3_text", "rope+dynamic_ntk(factor=4)", "plain frequencies"),
+    ],
+)
+def test_what_vllm_would_not_compute_is_said(kind: str, text: str, reason: str | None) -> None:
+    """tests/hf/test_vllm.py sees vLLM itself do so."""
+    encoding = make(text, heads=6, kv_heads=3, head_dim=16, train_length=64)
+    form = methods.form_of(text, tiny_config(kind), encoding)
+    assert form.parameters is not None
+    assert form.vllm == "" if reason is None else reason in form.vllm
 
 
 def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -83,6 +84,22 @@ def test_there_and_back(text: str) -> None:
         assert again[0] == pytest.approx(inv_freq, rel=1e-9)
         assert again[1] == pytest.approx(amplitude, rel=1e-9)
     assert hf.to_rope_parameters(read, plain) == parameters
+
+
+def test_longrope_s_amplitude_is_written_for_vllm_too() -> None:
+    """vLLM reads short_mscale and long_mscale, else it takes LongRoPE's formula of the lengths."""
+    plain, text = tiny_config("llama"), f"rope+longrope(long_factor={FACTORS},factor=4"
+    keys = ("attention_factor", "short_mscale", "long_mscale")
+    found = hf.to_rope_parameters(f"{text},attention_factor=1.25)", plain)
+    assert [found[key] for key in keys] == [1.25, 1.25, 1.25]
+    assert not set(keys) & set(hf.to_rope_parameters(f"{text})", plain))
+    longer = tiny_config("llama", max_position_embeddings=8 * LENGTH)  # the formula would see 8
+    found = hf.to_rope_parameters(f"{text},train_length={LENGTH})", longer)
+    own = math.sqrt(1 + math.log(4) / math.log(LENGTH))
+    assert [found[key] for key in keys] == pytest.approx([own, own, own])
+    longer.rope_parameters = found | {"long_mscale": 1.5}
+    with pytest.raises(ValueError, match=r"long_mscale 1.5, which transformers does not read"):
+        hf.from_rope_parameters(longer)
 
 
 def test_dynamic_there_and_back() -> None:

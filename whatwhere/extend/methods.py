@@ -41,12 +41,6 @@ DEFAULT = (
 )
 ALL = tuple(DEFAULT)
 
-# What vLLM makes of a rope_type where it differs from transformers (facts: its rotary classes).
-_VLLM = {
-    "dynamic": "vLLM's dynamic NTK is static at the length that it allocates",
-    "proportional": "vLLM has no rope_type 'proportional'",
-}
-
 
 @dataclass(frozen=True)
 class Made:
@@ -90,17 +84,31 @@ def make(method: str, factor: float, train_length: int) -> Made:
 def form_of(expression: str, config: Any, encoding: Any) -> Form:
     """What the expression asks of whoever runs it, for a model's config; see `Form`."""
     from whatwhere import hf
+    from whatwhere.hf.architectures import architecture_of
 
     terms = max(1, len(encoding.rule(2).terms))
     try:
         parameters = hf.to_rope_parameters(expression, config)
     except ValueError as error:
         return Form(terms, None, str(error), str(error))
-    kinds = [parameters.get("rope_type")]
-    if kinds == [None]:  # one dict per layer type
-        kinds = [each.get("rope_type") for each in parameters.values()]
-    reasons = [_VLLM[str(kind)] for kind in kinds if str(kind) in _VLLM]
+    each = [parameters] if "rope_type" in parameters else list(parameters.values())
+    layout = architecture_of(config).layout
+    reasons = [reason for one in each if (reason := _unlike(one, layout))]
     return Form(terms, parameters, "", reasons[0] if reasons else "")
+
+
+def _unlike(parameters: dict[str, Any], layout: str) -> str:
+    """What vLLM makes of them where it differs from transformers: vLLM 0.33, see docs/vllm.md."""
+    kind = parameters["rope_type"]
+    if kind == "dynamic":
+        return "vLLM turns by the plain frequencies, and ends at the trained length"
+    if kind == "proportional" and parameters["factor"] != 1:
+        return "vLLM does not read the factor of rope_type 'proportional'"
+    if kind == "longrope" and layout == "interleaved":
+        return "vLLM refuses rope_type 'longrope' for interleaved channels"
+    if kind == "longrope" and parameters["short_factor"] != parameters["long_factor"]:
+        return "vLLM turns short texts by long_factor too (search without --recover)"
+    return ""
 
 
 def check(methods: Sequence[str], factor: float, train_length: int) -> None:

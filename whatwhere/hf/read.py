@@ -35,6 +35,8 @@ _READ = {
         "attention_factor",
         "short_factor",
         "long_factor",
+        "short_mscale",
+        "long_mscale",
     },
     "llama3": {
         "factor",
@@ -142,6 +144,13 @@ def _yarn(config: Any, parameters: Mapping[str, Any]) -> Spectrum:
 
 def _longrope(config: Any, parameters: Mapping[str, Any]) -> Spectrum:
     ratio, factor = _ratio(config, parameters), parameters.get("attention_factor")
+    for key in ("short_mscale", "long_mscale"):  # vLLM's; `hf.to_rope_parameters` writes all three
+        if parameters.get(key) not in (None, factor):
+            raise ValueError(
+                f"rope_parameters of rope_type 'longrope' has {key} {parameters[key]}, which "
+                f"transformers does not read, and attention_factor {factor}, which it does: they "
+                "must agree"
+            )
     return spectra.longrope(
         long_factor=_needed(parameters, "long_factor"),
         short_factor=_needed(parameters, "short_factor"),

@@ -232,9 +232,19 @@ def _longrope(spectrum: Spectrum, options: dict[str, Any], dim: int, length: int
     found |= {"original_max_position_embeddings": trained}
     found["long_factor"] = list(options["long_factor"])
     found["short_factor"] = list(options["short_factor"] or options["long_factor"])
-    if policy != "su":
-        found["attention_factor"] = spectrum(dim, 1).amplitude
-    return Written(found, round(ratio * trained))
+    longest = round(ratio * trained)
+    if policy != "su" or length > longest:  # else every reader finds it from the two lengths
+        found |= _amplitude(spectrum(dim, 1).amplitude)
+    return Written(found, longest)
+
+
+def _amplitude(value: float) -> dict[str, float]:
+    """The number on cosine and sine of "longrope", for all who read it.
+
+    transformers reads attention_factor (and says that it does not know the others), vLLM the other
+    two, for short and long texts; without them it takes LongRoPE's own formula.
+    """
+    return {"attention_factor": value, "short_mscale": value, "long_mscale": value}
 
 
 def _proportional(spectrum: Spectrum, options: dict[str, Any], dim: int, length: int) -> Written:
@@ -254,7 +264,7 @@ def _factors(spectrum: Spectrum, options: dict[str, Any], dim: int, length: int)
     found: dict[str, Any] = {"rope_type": "longrope", "rope_theta": options["base"]}
     found |= {"factor": ratio, "original_max_position_embeddings": trained}
     found |= {"long_factor": factors, "short_factor": list(factors)}
-    return Written(found | {"attention_factor": made.amplitude}, round(ratio * trained))
+    return Written(found | _amplitude(made.amplitude), round(ratio * trained))
 
 
 _FORMS: dict[str, Callable[[Spectrum, dict[str, Any], int, int], Written]] = {
