@@ -84,7 +84,8 @@ def key_loop(sass: str) -> list[str]:
         ("half", 128, {}, 13.5),
         ("interleaved", 64, {}, 14.0),
         ("softplus", 128, {"positions": True}, None),
-        ("softplus", 64, {"positions": True}, None),
+        # Widths and positions meet in the two above: together with -m slow.
+        pytest.param("softplus", 64, {"positions": True}, None, marks=pytest.mark.slow),
         ("softplus", 128, {"rows": 32}, None),
         ("softplus", 256, {}, None),
         ("softplus", 128, {"dtype": "fp32"}, None),

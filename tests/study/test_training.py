@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import fresh
 import pytest
 import torch
 import torch.nn.functional as F
+from fresh import ROOT, run_forked
 from study.toy import Until, learning_rate
 
 from whatwhere import tasks
@@ -162,34 +160,35 @@ def test_bad_input(tmp_path: Path) -> None:
         Training(config(steps=13), drawn(), "pope", (0, 1), tmp_path / "a")
 
 
+# The variables are torchrun's, which itself is tested by tests/extend/test_adapt_processes.py.
 TWO = """
-import importlib.util, sys, torch
+import importlib.util, os, socket, sys, torch
 torch.set_num_threads(1)
-spec = importlib.util.spec_from_file_location("t", sys.argv[1])
+sys.path.insert(0, TESTS)
+spec = importlib.util.spec_from_file_location("t", TESTS + "/study/test_training.py")
 t = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(t)
+with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    port = free.getsockname()[1]
+os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+rank = 0 if (other := os.fork()) else 1
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 made = t.trained(t.Path("two"))
 assert made.accelerator.num_processes == 2
 if made.accelerator.is_main_process:
     torch.save([made.curve, [model.state_dict() for model in made.models()]], "told")
 torch.distributed.destroy_process_group()
+if other:
+    assert os.waitpid(other, 0)[1] == 0
 """
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_two_processes_are_one(tmp_path: Path) -> None:
     """Each reads half of every batch; only the order of a sum differs."""
-    (tmp_path / "work.py").write_text(TWO)
-    paths = [str(fresh.ROOT), str(fresh.ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "work.py"]
-    done = subprocess.run(
-        [sys.executable, *command, __file__],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        check=False,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stderr
+    script = TWO.replace("TESTS", repr(str(ROOT / "tests")))
+    run_forked(script, tmp_path, loaded=("accelerate",))
     curve, states = torch.load(tmp_path / "told", weights_only=True)
     one = trained(tmp_path / "one")
     for a, b in zip(curve, one.curve, strict=True):
