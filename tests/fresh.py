@@ -69,7 +69,7 @@ def run_forked(
             subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("forking.py"))],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
-                env=os.environ | {"PYTHONPATH": path},
+                env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},  # no threads to lose
             )
         ]  # fmt: skip
         atexit.register(_forking[0].kill)

@@ -129,7 +129,7 @@ counter = CompileCounterWithBackend("aot_eager")
 def layer(q, k, v, p):
     return attend(q, k, v, encoding.rule(64), q_pos=p, k_pos=p, window=5, backend="fused")
 compiled = torch.compile(layer, backend=counter, fullgraph=True)
-for n in (9, 10, 12, 17):
+for n in (9, 10, 17):
     q, k, v = (torch.randn(1, h, n, 16, requires_grad=True) for h in (2, 1, 1))
     p = torch.arange(n)
     out = compiled(q, k, v, p)
