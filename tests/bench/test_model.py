@@ -46,7 +46,7 @@ def test_the_case_is_a_gpt_of_124_million() -> None:
 
 @pytest.mark.parametrize("kind", ["blocks", "model"])
 def test_compiled_it_trains_too(kind: str) -> None:
-    """In a process of its own, as dynamo can not trace the checks; without inductor, which is slow."""
+    """In another process, as dynamo can not trace the checks; without inductor, which is slow."""
     script = f"""
 import torch
 from dataclasses import replace
