@@ -54,7 +54,7 @@ def test_the_lowest_perplexity_within_the_limits() -> None:
 
 
 def test_a_method_that_breaks_at_the_end_of_the_window_is_no_equal() -> None:
-    """NTK and YaRN of SmolLM2 over 65,536 tokens, measured: 0.2 nats in the mean, all of it late."""
+    """NTK and YaRN of SmolLM2 over 65,536 tokens, measured: 0.2 nats in the mean, all late."""
     good, breaks = rows("yarn", 3.2, 0.2), rows("ntk", 3.4, 0.9)
     late = [3.1] * 24 + [3.3, 3.7, 4.0, 4.3, 4.5, 4.8, 4.9, 5.0]
     breaks[1] |= {"blocks": late, "value": math.fsum(late) / 32}
