@@ -13,6 +13,7 @@ from whatwhere import report
 from whatwhere.report.beyond import groups, steps_to_solve
 from whatwhere.report.claims_table import claims_markdown, claims_summary, render_claims
 from whatwhere.report.study_plot import study_figures
+from whatwhere.report.style import styles
 
 EXTRA = [
     row("rope", 11, value, seed, metric="accuracy", run="rope_qk", probe="±3")
@@ -94,3 +95,11 @@ def test_figures_of_a_study(tmp_path: Path) -> None:
     study_figures(rows, curves, tmp_path / "a")
     assert (tmp_path / "a.svg").read_bytes() == first
     assert study_figures(EXTRA, tmp_path / "none.csv", tmp_path / "c") == []
+
+
+def test_a_curve_has_its_encoding_s_colour_wherever_the_data_s_name_stands(tmp_path: Path) -> None:
+    curves = tmp_path / "curves.csv"
+    for run, data in (("rope_books@0.1", "books"), ("jsb_rope", "jsb")):
+        curves.write_text(CURVES.replace("rope", run))
+        (_, svg) = study_figures([row("rope", 16, 2.0, run=run, data=data)], curves, tmp_path / "a")
+        assert styles(["rope"])["rope"].colour.lower() in svg.read_text().lower(), run

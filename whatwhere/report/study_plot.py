@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,13 +43,14 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
     if found:
         name = "share of right answers" if accuracy else "validation loss, nats per token"
         place = stem.with_name(f"{stem.name}-curves") if lengths else stem
+        data = {row["data"] for row in rows if isinstance(row.get("data"), str)}
         tasks: dict[str, Curves] = {}
         for run, seeds in found.items():
-            tasks.setdefault(_named(run)[0], {})[run] = seeds
+            tasks.setdefault(_named(run, data)[0], {})[run] = seeds
         paths += _save(
             place,
             [
-                partial(_draw_curves, found=each, name=name, falls=not accuracy)
+                partial(_draw_curves, found=each, data=data, name=name, falls=not accuracy)
                 for each in tasks.values()
             ],
         )
@@ -107,24 +108,27 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
     axes.set_title("the same targets at every length; band: lowest to highest seed")
 
 
-def _named(run: str) -> tuple[str, str]:
+def _named(run: str, data: Set[str] = frozenset()) -> tuple[str, str]:
     """What a run was trained on, and its encoding: jsb_pope is (jsb, pope), pope_free its own.
 
-    A share of the steps (s_rope@0.1) changes neither.
+    One of `data` that comes last (rope_books, nodelta_books) is no part of the encoding's name. A
+    share of the steps (s_rope@0.1) changes neither.
     """
     run = run.partition("@")[0]
     front, _, last = run.rpartition("_")
-    return (front, last) if last in KNOWN else ("", run)
+    if last in KNOWN:
+        return front, last
+    return ("", front) if last in data else ("", run)
 
 
-def _draw_curves(axes: Axes, found: Curves, name: str, falls: bool) -> None:
+def _draw_curves(axes: Axes, found: Curves, data: Set[str], name: str, falls: bool) -> None:
     """`falls`: of a loss that begins high, what follows the first tenth fills the axes."""
-    drawing = styles([_named(run)[1] for run in found])
+    drawing = styles([_named(run, data)[1] for run in found])
     for run, seeds in found.items():
         for count, points in enumerate(seeds.values()):
             x, y = zip(*points, strict=True)
             label = f"{run} ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if count == 0 else None
-            colour = drawing[_named(run)[1]].colour
+            colour = drawing[_named(run, data)[1]].colour
             axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
             axes.plot(x[-1], y[-1], "o", color=colour, markersize=2.5)
     axes.set_xlabel("step")
