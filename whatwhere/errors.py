@@ -13,9 +13,19 @@ from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
+FAULTS = (ValueError, TypeError, RuntimeError, MemoryError, AssertionError)
+"""What an encoding, a size or the memory of a machine can raise in the middle of a run: it becomes
+the error of a row, and the others go on. torch.compile's checks of what it was promised are
+assertions, attention's of dtypes are type errors."""
+
 
 class UnknownName(ValueError):
     """A name that stands in no table; the message says which one was probably meant."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, for a row or a line of output; its class if nothing."""
+    return str(error).strip().split("\n")[0][:300] or type(error).__name__
 
 
 def did_you_mean(kind: str, name: object, known: Iterable[str]) -> str:

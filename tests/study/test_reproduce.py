@@ -235,6 +235,26 @@ def test_a_failed_seed_is_a_row_with_its_error(tmp_path: Path) -> None:
         assert missing(cells[0], ledger, Library()) == {0: 3}
 
 
+@pytest.mark.parametrize("fault", [TypeError("k is float32"), AssertionError("")])
+def test_one_evaluation_that_breaks_ends_no_run(
+    fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention's dtypes are type errors, torch.compile's promises assertions, some of no words."""
+
+    def broken(*given: Any) -> Any:
+        raise fault
+
+    study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
+    cell = replace(study.cells[0], evaluations=(Evaluation("speed"), made_study.BOTH))
+    monkeypatch.setattr("whatwhere.study.measure.speeds", broken)
+    rows = run(replace(study, cells=(cell,)), tmp_path)
+    errors = {r["metric"]: r.get("error") for r in rows}
+    said = str(fault) or "AssertionError"
+    assert errors["decode_tokens_per_second"] == said
+    assert errors["accuracy"] is None
+    assert errors["nll"] is None
+
+
 def test_speed_and_no_memory_where_nobody_counts_it(tmp_path: Path) -> None:
     study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
     cell = replace(study.cells[0], evaluations=(Evaluation("speed"),))

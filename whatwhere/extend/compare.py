@@ -12,6 +12,7 @@ from torch import Tensor
 
 from whatwhere import hf
 from whatwhere.encodings import make
+from whatwhere.errors import FAULTS, first_line
 from whatwhere.extend import methods, stock
 from whatwhere.extend.measure import measured
 from whatwhere.extend.models import Source
@@ -21,8 +22,6 @@ from whatwhere.hf.sizes import shape_of
 from whatwhere.study.rows import commit, device_name, versions
 
 __all__ = ["Task", "compare", "plan_of"]
-
-_FAULTS = (ValueError, RuntimeError, MemoryError, NotImplementedError)
 
 Row = dict[str, Any]
 
@@ -123,11 +122,11 @@ def _group(
     made = group[0].made
     try:
         handle, encoding = _used(plan, source, model, made, group[0].engine)
-    except _FAULTS as error:
+    except FAULTS as error:
         if group[0].engine == "transformers":  # the method has no form there: nothing to measure
             return
         for task in group:
-            results.add(task.row | {"error": _sentence(error)})
+            results.add(task.row | {"error": first_line(error)})
             told(task, results.rows[key_of(task.row)])
         return
     try:
@@ -142,8 +141,8 @@ def _group(
                 stock.renew(model)
             try:
                 row |= measured(plan, source, model, text, task.row, encoding, task.engine)
-            except _FAULTS as error:
-                row["error"] = _sentence(error)
+            except FAULTS as error:
+                row["error"] = first_line(error)
             row["seconds"] = round(time.monotonic() - began, 3)
             results.add(row)
             told(task, row)
@@ -207,11 +206,6 @@ def _work(plan: Plan, row: Row) -> float:
     if row["mode"] == "sliding":
         tokens = length * plan.sliding_windows
     return tokens * (1.0 + length / 4096)
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip().split("\n")[0] or type(error).__name__
-    return text[:300]
 
 
 def _transformers() -> str:

@@ -30,7 +30,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, first_line
 
 __all__ = ["Place", "locate"]
 
@@ -130,9 +130,9 @@ def _said(
     if error is None:
         why = "may not be asked, because HF_HUB_OFFLINE is set"
     elif status is not None:
-        why = f"answered with an error, {_first(error)}"
+        why = f"answered with an error, {first_line(error)}"
     else:
-        why = f"can not be reached, {type(error).__name__}: {_first(error)}"
+        why = f"can not be reached, {type(error).__name__}: {first_line(error)}"
     return ConnectionError(
         f"{unknown} the hub ({constants.ENDPOINT}) {why}. If it is the name of a model there, it "
         "is not in the cache either: fetch it with a network, or give a folder"
@@ -143,7 +143,3 @@ def _kept() -> set[str]:
     """Names of the models in the cache."""
     folders = Path(constants.HF_HUB_CACHE).glob("models--*")
     return {folder.name.removeprefix("models--").replace("--", "/") for folder in folders}
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from whatwhere.errors import FAULTS, first_line
 from whatwhere.nn import Decoder
 from whatwhere.study.cells import Cell, Evaluation
 from whatwhere.study.data import Library
@@ -23,7 +24,7 @@ from whatwhere.study.training import Training
 from whatwhere.study.wanted import Wanted, wanted
 from whatwhere.tasks import books, by_length
 
-__all__ = ["Found", "measure", "sentence"]
+__all__ = ["Found", "measure"]
 
 Stop = Callable[[], bool]
 Needed = Callable[[int, Wanted], bool]
@@ -119,8 +120,8 @@ def _lengths(
                 if cut.length == length:
                     sums += by_place(decoder, cut.inputs, cut.targets, cell.config, stop)
                     windows += len(cut.inputs)
-        except (ValueError, RuntimeError, MemoryError) as error:
-            yield from (Found(seed, row, None, error=sentence(error)) for row in here)
+        except FAULTS as error:
+            yield from (Found(seed, row, None, error=first_line(error)) for row in here)
             continue
         for row in here:
             start, end = map(int, (row.positions or f"0-{length}").split("-"))
@@ -203,8 +204,8 @@ def _zero_shot(
                 scores_ = harness.zero_shot(
                     decoder, tokenizer, [row.task], each.limit, folder, observe=observe
                 )
-        except (OSError, ImportError, ValueError, RuntimeError) as error:
-            yield Found(seed, row, None, error=sentence(error))
+        except (OSError, ImportError, *FAULTS) as error:
+            yield Found(seed, row, None, error=first_line(error))
             continue
         found = next(score for score in scores_ if score.metric == row.metric)
         yield Found(seed, row, found.value, found.n, columns=more)
@@ -218,9 +219,3 @@ def _finite(seed: int, row: Wanted, value: float, n: int, more: dict[str, Any]) 
     if math.isfinite(value):
         return Found(seed, row, value, n, columns=more)
     return Found(seed, row, None, error=f"the loss is {value}")
-
-
-def sentence(error: BaseException) -> str:
-    """The first line of what an error says."""
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__

@@ -19,21 +19,18 @@ from typing import Any
 
 import torch
 
+from whatwhere.errors import FAULTS, first_line
 from whatwhere.study.cell_rows import row_of
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library
 from whatwhere.study.ledger import Ledger, key
-from whatwhere.study.measure import Found, measure, sentence
+from whatwhere.study.measure import Found, measure
 from whatwhere.study.observer import Observer
 from whatwhere.study.todo import asked, missing, ready, unfinished
 from whatwhere.study.training import Training
 from whatwhere.study.wanted import Wanted, wanted
 
 __all__ = ["open_ledger", "reproduce"]
-
-# What an encoding, a size or the memory of a machine can raise in the middle of a run.
-# torch.compile's checks of what it was promised are assertions.
-_FAULTS = (ValueError, TypeError, RuntimeError, MemoryError, AssertionError)
 
 
 def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
@@ -101,8 +98,8 @@ class _Run:
             try:
                 training = self._trained(cell, group)
                 failed = {s: f or "" for s, f in zip(training.seeds, training.failed, strict=True)}
-            except _FAULTS as error:
-                failed = dict.fromkeys(group, f"training broke off: {sentence(error)}")
+            except FAULTS as error:
+                failed = dict.fromkeys(group, f"training broke off: {first_line(error)}")
             for each in cell.evaluations:
                 self._evaluate(cell, each, group, training, failed)
         del training
@@ -192,8 +189,8 @@ class _Run:
                 for found in measure(cell, each, training, self.library, self.watch.stop, needed):
                     if needed(found.seed, found.wanted):
                         add(found)
-            except _FAULTS as fault:
-                error = sentence(fault)
+            except FAULTS as fault:
+                error = first_line(fault)
         for seed in group:
             for row in expected:
                 if key(cell.name, seed, row) not in self.ledger.done:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from whatwhere.encodings.base import Wrapper
+from whatwhere.errors import FAULTS, first_line
 from whatwhere.nn import Decoder
 from whatwhere.study import rows
 from whatwhere.study.config import Config
@@ -23,10 +24,6 @@ from whatwhere.tasks import Task, Windows
 __all__ = ["described", "run"]
 
 STUDY, MODE, METRIC = "compare", "one_pass", "nll"
-
-# What an encoding, a size or the memory of a machine can raise in the middle of a run. It becomes
-# the error of a row, and the others go on.
-_FAULTS = (ValueError, RuntimeError, MemoryError)
 
 
 def run(
@@ -78,8 +75,8 @@ class _Run:
             training = Training(self.config, self.windows, unit.trained, (unit.seed,), path)
             self._train(training)
             failed = training.failed[0]
-        except _FAULTS as error:
-            failed = f"training broke off: {_sentence(error)}"
+        except FAULTS as error:
+            failed = f"training broke off: {first_line(error)}"
         seconds = training.seconds if training else 0.0
         self.observer.trained(unit.trained, unit.seed, seconds, failed)
         for text, length in self._cells(unit):
@@ -117,8 +114,8 @@ class _Run:
             )
             if not math.isfinite(found["value"]):
                 raise ValueError(f"the loss of the test split is {found['value']}")
-        except _FAULTS as error:
-            found = {"error": _sentence(error)}
+        except FAULTS as error:
+            found = {"error": first_line(error)}
         return found | {"seconds": round(time.monotonic() - started, 3)}
 
     def _row(self, unit: Unit, text: str, length: int, seconds: float) -> dict[str, Any]:
@@ -177,8 +174,3 @@ def described(model: Decoder) -> dict[str, Any]:
     phases = getattr(inner, "phases", None)
     spectrum = None if phases is None else str(phases.spectrum)
     return {"encoding": encoding.to_dict() | {"spectrum": spectrum}}
-
-
-def _sentence(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return text[0] if text else type(error).__name__
