@@ -21,7 +21,8 @@ Magnitude = Literal["softplus", "relu", "identity"]
 
 
 def magnitude(x: Float[Tensor, "..."], kind: Magnitude) -> Float[Tensor, "..."]:
-    """PoPE's magnitudes, element by element, in x's dtype."""
+    """PoPE's magnitudes, element by element, in x's dtype; under CUDA's autocast softplus
+    is in float32."""
     if kind == "softplus":
         return F.softplus(x)
     return x.relu() if kind == "relu" else x

@@ -25,7 +25,7 @@ class UnknownName(ValueError):
 
 def first_line(error: BaseException) -> str:
     """The first line of what an error says, for a row or a line of output; its class if nothing."""
-    return str(error).strip().split("\n")[0][:300] or type(error).__name__
+    return str(error).strip().split("\n")[0] or type(error).__name__
 
 
 def did_you_mean(kind: str, name: object, known: Iterable[str]) -> str:

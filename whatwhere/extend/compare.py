@@ -126,7 +126,7 @@ def _group(
         if group[0].engine == "transformers":  # the method has no form there: nothing to measure
             return
         for task in group:
-            results.add(task.row | {"error": first_line(error)})
+            results.add(task.row | {"error": first_line(error)[:300]})
             told(task, results.rows[key_of(task.row)])
         return
     try:
@@ -142,7 +142,7 @@ def _group(
             try:
                 row |= measured(plan, source, model, text, task.row, encoding, task.engine)
             except FAULTS as error:
-                row["error"] = first_line(error)
+                row["error"] = first_line(error)[:300]
             row["seconds"] = round(time.monotonic() - began, 3)
             results.add(row)
             told(task, row)

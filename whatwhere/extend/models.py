@@ -15,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, first_line
 from whatwhere.hf.architectures import architecture_of
 from whatwhere.hf.hub import Place, locate
 from whatwhere.hf.sizes import parameters_of, train_length_of
@@ -57,14 +57,14 @@ def find(name: str) -> Source:
     try:
         config = AutoConfig.from_pretrained(place.pretrained, **extra).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model {name!r} has no config to read: {_first(error)}") from None
+        raise ValueError(f"model {name!r} has no config to read: {first_line(error)}") from None
     architecture_of(config)
     own = parameters_of(config)
     length = min(train_length_of(config, parameters) for parameters in own.values())
     try:
         tokenizer = AutoTokenizer.from_pretrained(place.pretrained, **extra)
     except (OSError, ValueError) as error:
-        raise ValueError(f"model {name!r} has no tokenizer to load: {_first(error)}") from None
+        raise ValueError(f"model {name!r} has no tokenizer to load: {first_line(error)}") from None
     return Source(place.name, place.pretrained, config, tokenizer, length, gguf, place.options)
 
 
@@ -135,7 +135,3 @@ def _smollm2() -> tuple[str, str | None]:
 
 def _kept(name: str) -> Path:
     return cache_dir() / "models" / name
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

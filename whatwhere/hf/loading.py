@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from whatwhere.errors import UnknownName, did_you_mean
+from whatwhere.errors import UnknownName, did_you_mean, first_line
 from whatwhere.hf.hub import locate
 
 __all__ = ["load_model"]
@@ -33,7 +33,7 @@ def load_model(name: str, device: str = "cpu", dtype: str = "float32") -> tuple[
         tokenizer = AutoTokenizer.from_pretrained(place.pretrained, **place.options)
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"{name} has no tokenizer to load ({_first(error)}); our models have one when "
+            f"{name} has no tokenizer to load ({first_line(error)}); our models have one when "
             "DecoderForCausalLM.from_decoder was given it"
         ) from None
     try:
@@ -41,9 +41,5 @@ def load_model(name: str, device: str = "cpu", dtype: str = "float32") -> tuple[
             place.pretrained, dtype=DTYPES[dtype], **place.options
         )
     except OSError as error:
-        raise ValueError(f"{name} has no model to load: {_first(error)}") from None
+        raise ValueError(f"{name} has no model to load: {first_line(error)}") from None
     return model.to(device).eval(), tokenizer
-
-
-def _first(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0]

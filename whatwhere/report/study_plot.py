@@ -44,16 +44,13 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
         name = "share of right answers" if accuracy else "validation loss, nats per token"
         place = stem.with_name(f"{stem.name}-curves") if lengths else stem
         data = {row["data"] for row in rows if isinstance(row.get("data"), str)}
+        named = {run: _named(run, data) for run in found}
         tasks: dict[str, Curves] = {}
         for run, seeds in found.items():
-            tasks.setdefault(_named(run, data)[0], {})[run] = seeds
-        paths += _save(
-            place,
-            [
-                partial(_draw_curves, found=each, data=data, name=name, falls=not accuracy)
-                for each in tasks.values()
-            ],
-        )
+            tasks.setdefault(named[run][0], {})[run] = seeds
+        encodings = {run: encoding for run, (_, encoding) in named.items()}
+        draw = partial(_draw_curves, encodings=encodings, name=name, falls=not accuracy)
+        paths += _save(place, [partial(draw, found=each) for each in tasks.values()])
     return paths
 
 
@@ -108,7 +105,7 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
     axes.set_title("the same targets at every length; band: lowest to highest seed")
 
 
-def _named(run: str, data: Set[str] = frozenset()) -> tuple[str, str]:
+def _named(run: str, data: Set[str]) -> tuple[str, str]:
     """What a run was trained on, and its encoding: jsb_pope is (jsb, pope), pope_free its own.
 
     One of `data` that comes last (rope_books, nodelta_books) is no part of the encoding's name. A
@@ -121,14 +118,16 @@ def _named(run: str, data: Set[str] = frozenset()) -> tuple[str, str]:
     return ("", front) if last in data else ("", run)
 
 
-def _draw_curves(axes: Axes, found: Curves, data: Set[str], name: str, falls: bool) -> None:
+def _draw_curves(
+    axes: Axes, found: Curves, encodings: dict[str, str], name: str, falls: bool
+) -> None:
     """`falls`: of a loss that begins high, what follows the first tenth fills the axes."""
-    drawing = styles([_named(run, data)[1] for run in found])
+    drawing = styles([encodings[run] for run in found])
     for run, seeds in found.items():
         for count, points in enumerate(seeds.values()):
             x, y = zip(*points, strict=True)
             label = f"{run} ({len(seeds)} seed{'s' * (len(seeds) > 1)})" if count == 0 else None
-            colour = drawing[_named(run, data)[1]].colour
+            colour = drawing[encodings[run]].colour
             axes.plot(x, y, color=colour, linewidth=1.1, alpha=0.8, label=label)
             axes.plot(x[-1], y[-1], "o", color=colour, markersize=2.5)
     axes.set_xlabel("step")

@@ -6,6 +6,8 @@ import os
 
 import torch
 
+from whatwhere.errors import first_line
+
 __all__ = ["usable"]
 
 
@@ -25,7 +27,7 @@ def usable(name: str, touch: bool = True) -> None:
         else:
             torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
     if reason:
         raise ValueError(f"--device {name} can not be used: {reason}")
 

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from whatwhere.errors import first_line
 from whatwhere.nn import Decoder
 from whatwhere.study.compiling import compiled
 from whatwhere.study.config import Config
@@ -184,7 +185,7 @@ def _compiled_draw(
         wrong = any(not torch.equal(a, b) for a, b in zip(fused(), wanted, strict=True))
         reason = "it gives another batch" if wrong else None
     except Exception as error:  # noqa: BLE001 - a compiler's error must not end a training
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
     if reason is None:
         return fused
     warnings.warn(f"sampling is not compiled ({reason}); steps take a little longer", stacklevel=3)

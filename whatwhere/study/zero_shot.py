@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from whatwhere.errors import kind_of, whole_number
+from whatwhere.errors import first_line, kind_of, whole_number
 from whatwhere.nn import Decoder
 from whatwhere.study.zero_shot_tasks import TASKS, Part, configure, harness_tasks, parts_of
 
@@ -103,7 +103,7 @@ def zero_shot(
                     raise
                 raise ConnectionError(
                     f"{part.known_as} could not be read from the hub "
-                    f"({str(error).strip().splitlines()[0]}); give data=FOLDER with its files"
+                    f"({first_line(error)}); give data=FOLDER with its files"
                 ) from error
             if observe is not None:
                 seconds = time.monotonic() - started
