@@ -31,6 +31,7 @@ from whatwhere.kernels import features, prep_calls, prep_launch
 from whatwhere.kernels.prep_launch import Sizes
 from whatwhere.maps import Polar
 from whatwhere.phases import Angles, to_turns
+from whatwhere.study.rows import commit, device_name, versions
 
 KEY = ("sums", False)
 OLD = Sizes(0, 0, 0)  # `prep.backward`, which sums block by block
@@ -157,7 +158,9 @@ def main() -> None:
     rows = measured([x for sizes in right for x in spread(sizes)])
     print(f"measured after {time.perf_counter() - begun:.0f} s")
     if out is not None:
-        out.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        made = {"device": device_name("cuda"), "versions": versions(), "commit": commit()}
+        lines = (json.dumps(row | made) + "\n" for row in rows)
+        out.write_text("".join(lines), encoding="utf-8")
 
 
 def spread(sizes: Sizes) -> list[Sizes]:
