@@ -72,6 +72,8 @@ def test_a_plan_of_rows_from_a_gpu(run) -> None:
     other = run("reproduce", str(studies / "pope_table_2"), "--dry-run", "--device", "cpu")
     assert other.code == 2
     assert "precision was 'bfloat16' and is now 'float32'" in other.err
+    small = ("--device", "cpu", "--pieces", "16", "--only", "asap_rope", "--dry-run")
+    assert run("reproduce", str(studies / "pope_table_2"), *small).code == 0  # has no rows yet
 
 
 def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ def test_gpus_are_counted_where_they_are_not_touched(
 
 def test_a_farm_is_refused_before_it_starts(two: None, tmp_path: Path) -> None:
     def starter(*names: str) -> Starter:
-        return Starter(names, tmp_path, tmp_path, {}, 1.0, False, board=None)  # type: ignore[arg-type]
+        return Starter(names, tmp_path, tmp_path, {}, [], board=None)  # type: ignore[arg-type]
 
     assert starter("cpu:0", "cuda:1", "cuda:0").devices == ("cpu:0", "cuda:1", "cuda:0")
     with pytest.raises(ValueError, match="--device cuda:2 can not be used"):

@@ -319,6 +319,32 @@ def test_a_share_of_the_steps_has_a_name_of_its_own(tmp_path: Path) -> None:
     assert made_study.streams(tmp_path).shortened(1.0) == made_study.streams(tmp_path)
 
 
+def test_a_batch_in_pieces_is_the_same_batch(
+    whole: tuple[Path, list[dict[str, Any]]], tmp_path: Path
+) -> None:
+    study = made_study.indirect(tmp_path).in_pieces(3)
+    assert [cell.config.accumulate for cell in study.cells] == [4, 4]  # of four examples
+    rows = run(study, tmp_path, only=("rope",), seeds=(0, 1))
+    before = [row for row in whole[1] if row["run"] == "rope" and row["seed"] < 2]
+    assert [row["value"] for row in rows] == pytest.approx([row["value"] for row in before])
+    with open_ledger(made_study.indirect(tmp_path), tmp_path, only=("pope",)):
+        pass  # nobody asks for RoPE's rows
+    with pytest.raises(ValueError, match="of rope by another configuration: accumulate"):
+        run(made_study.indirect(tmp_path), tmp_path)
+
+
+def test_memory_that_does_not_suffice_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Training, "run", full)
+    rows = run(made_study.indirect(tmp_path), tmp_path, only=("rope",), seeds=(2,))
+    said = "training broke off: CUDA out of memory; --pieces 16 takes less memory"
+    assert {row["error"] for row in rows} == {said}
+
+
 def test_studies_that_can_not_be_meant(tmp_path: Path) -> None:
     cell = made_study.indirect(tmp_path).cells[0]
     for cells, message in (

@@ -36,12 +36,13 @@ def named_devices(text: str) -> tuple[str, ...]:
 class Starter:
     """Starts `whatwhere reproduce` for one job of a farm.
 
-    devices: those of `named_devices`. ValueError for one that can not be used.
+    devices: those of `named_devices`, ValueError for one that can not be used; same: options that
+    each command gets as well.
     """
 
     def __init__(
         self, devices: Sequence[str], folder: Path, checkpoints: Path, given: Mapping[str, str],
-        share: float, retry: bool, board: Board,
+        same: Sequence[str], board: Board,
     ) -> None:  # fmt: skip
         from whatwhere.study.devices import usable
 
@@ -50,7 +51,7 @@ class Starter:
                 usable(device, touch=False)
         self.devices = devices
         self.folder, self.checkpoints, self.given = folder, checkpoints, given
-        self.share, self.retry, self.board = share, retry, board
+        self.same, self.board = same, board
 
     def __call__(self, job: Job, device: str, place: Path, log: Path) -> subprocess.Popen[bytes]:
         kind, _, number = device.partition(":")
@@ -58,7 +59,7 @@ class Starter:
             sys.executable, "-m", "whatwhere.cli", "reproduce", str(self.folder),
             "--only", job.cell.name.partition("@")[0], "--seeds", ",".join(map(str, job.seeds)),
             "--out", str(place), "--checkpoints", str(self.checkpoints), "--device", kind,
-            "--share", str(self.share), *(["--retry"] if self.retry else []),
+            *self.same,
         ]  # fmt: skip
         for name, file in self.given.items():
             words += ["--data", f"{name}={file}"]

@@ -49,6 +49,10 @@ def reproduce(
         float,
         typer.Option(help="Train with a share of the steps: rows named CELL@SHARE, no claim's."),
     ] = 1.0,
+    pieces: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Read each batch in N pieces: less memory, same batch."),
+    ] = None,
     checkpoints: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Trainings; studies that share it share them."),
@@ -74,6 +78,7 @@ def reproduce(
       whatwhere reproduce studies/pope_table_1 --device cuda:0,cuda:1,cuda:2,cuda:3
       whatwhere reproduce studies/pope_table_2 --data jsb=Jsb16thSeparated.json --only jsb_rope
       whatwhere reproduce studies/pope_figure_2 --share 0.2 --data books=books/ --out results/short
+      whatwhere reproduce studies/pope_table_2 --only asap_rope --data asap=asap/ --pieces 16
     """
     import torch
 
@@ -94,6 +99,8 @@ def reproduce(
         raise ValueError(f"--minutes is {minutes}; give a number above 0")
     devices = named_devices(device)
     found = found.shortened(share)
+    if pieces is not None:
+        found = found.in_pieces(pieces)
     if told:
         found = found.on(devices[0].partition(":")[0] if devices else device)
     if share != 1 and names is not None:
@@ -103,7 +110,9 @@ def reproduce(
         return 0
     place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
     board = Board(minutes)
-    start = Starter(devices, found.folder, place, given, share, retry, board) if devices else None
+    same = ["--share", str(share), *(["--retry"] if retry else [])]
+    same += [] if pieces is None else ["--pieces", str(pieces)]
+    start = Starter(devices, found.folder, place, given, same, board) if devices else None
     return _run(found, out, place, given, names, chosen_seeds, board, retry, start)
 
 
@@ -169,7 +178,7 @@ def _run(
     first = os.environ.get("RANK", "0") == "0"  # of several processes, one writes and talks
     board.console.quiet = not first
     try:
-        with open_ledger(study, out, retry, first) as ledger, board.interrupts:
+        with open_ledger(study, out, retry, first, names) as ledger, board.interrupts:
             if start is None:
                 broken = []
                 rows = run(

@@ -54,7 +54,7 @@ def show_plan(
                         right=("seeds", "steps", "tokens", "left"))  # fmt: skip
     total, unknown = 0.0, 0
     lacking: dict[str, None] = {}
-    ledger: Ledger = open_ledger(study, out, writes=False)
+    ledger: Ledger = open_ledger(study, out, writes=False, only=names)
     for cell in study.chosen(names):
         todo = missing(cell, ledger, library, seeds)
         left = sum(bool(count) for count in todo.values())

@@ -161,6 +161,14 @@ class Cell:
         start = f"{self.start}@{share:g}" if self.start else None
         return replace(self, name=f"{self.name}@{share:g}", config=config, start=start)
 
+    def in_pieces(self, pieces: int) -> Cell:
+        """The same with each batch read in so many pieces, or in a few more where they would not
+        be equal: less memory, the same batch."""
+        batch = self.config.batch_size
+        least = min(whole_number("pieces", pieces), batch)
+        equal = next(n for n in range(least, batch + 1) if batch % n == 0)
+        return replace(self, config=replace(self.config, accumulate=equal))
+
 
 @dataclass(frozen=True)
 class Study:
@@ -214,3 +222,7 @@ class Study:
     def on(self, device: str) -> Study:
         """Every cell on a device."""
         return replace(self, cells=tuple(cell.on(device) for cell in self.cells))
+
+    def in_pieces(self, pieces: int) -> Study:
+        """Every cell with its batches in (at least) so many pieces."""
+        return replace(self, cells=tuple(cell.in_pieces(pieces) for cell in self.cells))

@@ -33,9 +33,16 @@ from whatwhere.study.wanted import Wanted, wanted
 __all__ = ["open_ledger", "reproduce"]
 
 
-def open_ledger(study: Study, out: Path, retry: bool = False, writes: bool = True) -> Ledger:
-    """The rows of a study at `out`. The errors of `Ledger`."""
-    return Ledger(out, {cell.name: study.identity(cell) for cell in study.cells}, retry, writes)
+def open_ledger(
+    study: Study,
+    out: Path,
+    retry: bool = False,
+    writes: bool = True,
+    only: Sequence[str] | None = None,
+) -> Ledger:
+    """The rows of a study at `out`. The errors of `Ledger`; with `only` for these cells only."""
+    cells = study.chosen(only)
+    return Ledger(out, {cell.name: study.identity(cell) for cell in cells}, retry, writes)
 
 
 def reproduce(
@@ -99,7 +106,8 @@ class _Run:
                 training = self._trained(cell, group)
                 failed = {s: f or "" for s, f in zip(training.seeds, training.failed, strict=True)}
             except FAULTS as error:
-                failed = dict.fromkeys(group, f"training broke off: {first_line(error)}")
+                hint = "; --pieces 16 takes less memory" * isinstance(error, torch.OutOfMemoryError)
+                failed = dict.fromkeys(group, f"training broke off: {first_line(error)}{hint}")
             for each in cell.evaluations:
                 self._evaluate(cell, each, group, training, failed)
         del training
