@@ -19,7 +19,7 @@ from planted.registry import fault
 import whatwhere as ww
 from whatwhere import attention, cache
 from whatwhere.attention import reference, sdpa, where
-from whatwhere.nn import decoder
+from whatwhere.nn import places
 
 
 @fault(test_rope.test_attention_by_loops)
@@ -99,4 +99,4 @@ def _(patch: pytest.MonkeyPatch) -> None:
 def _(patch: pytest.MonkeyPatch) -> None:
     """positions of a padded row are array indices"""
     indices = lambda valid: torch.arange(valid.shape[1]).expand(valid.shape)  # noqa: E731
-    patch.setattr(decoder.at, "left_padded", indices)
+    patch.setattr(places.at, "left_padded", indices)

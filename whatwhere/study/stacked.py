@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from whatwhere.attention import Where, attend
 from whatwhere.encodings import Encoding
 from whatwhere.nn import Decoder
-from whatwhere.nn import decoder as parts
+from whatwhere.nn import blocks as parts
 from whatwhere.rule import ScoreRule
 from whatwhere.study.compiling import compiled
 from whatwhere.study.shared import Linear, Norm, Shared, Table, aligned, product
