@@ -296,6 +296,19 @@ def test_views_of_a_cache_are_read_in_place() -> None:
     assert torch.equal(fused_decode.decode(rule, viewed), fused_decode.decode(rule, given))
 
 
+@pytest.mark.parametrize("which", ["q", "k", "v"])
+def test_vectors_whose_channels_are_apart_are_computed(which: str) -> None:
+    """The cache's own never are; others were an error of a launch that nothing had refused."""
+    given, rule = call(4, 2, 40, 16, 16, queries=3), ruled(MAPS["polar"])
+    apart = {name: getattr(given, name) for name in ("q", "k", "v")}
+    apart[which] = apart[which].mT.contiguous().mT
+    assert apart[which].stride(3) != 1
+    refused = fused_decode.why_not(rule, replace(given, **apart))
+    assert refused is None if which == "q" else f"channels of {which}" in str(refused)
+    found = ww.attend(**apart, rule=rule, where=given.where, backend="fused")
+    assert error(found, truth(rule, given)) < 2e-6
+
+
 def test_the_operator_is_one_to_torch_compile() -> None:
     given, query = call(4, 2, 40, 16, 24), MAPS["polar, no offset"]
     absent, turns = (None,) * 5, query.angles.turns  # type: ignore[attr-defined]

@@ -91,7 +91,14 @@ def _why_not_call(rule: ScoreRule, call: Call) -> str | None:
         return "the decode kernel takes documents for one query position only"
     if call.dropout > 0:
         return f"it drops no attention weights, and dropout is {call.dropout}"
-    return _why_not_vectors(rule, call.q, call.k, call.v)
+    return _why_not_vectors(rule, call.q, call.k, call.v) or _why_not_strides(k=call.k, v=call.v)
+
+
+def _why_not_strides(**vectors: Tensor) -> str | None:
+    for name, x in vectors.items():
+        if x.stride(3) != 1:
+            return f"channels of {name} are not contiguous, their stride is {x.stride(3)}"
+    return None
 
 
 def _why_not_vectors(rule: ScoreRule, q: Tensor, k: Tensor, v: Tensor) -> str | None:
@@ -128,7 +135,7 @@ def decode(rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         same = where.k_documents == where.q_documents
         valid = same if valid is None else same & valid
     return attend(
-        call.q,
+        call.q if call.q.stride(3) == 1 else call.q.contiguous(),  # few rows: copied at no price
         call.k,
         call.v,
         where.q_pos.clone(),  # of its own alignment: a slice's would be compiled for once more
@@ -152,9 +159,9 @@ def why_not_pages(rule: ScoreRule, q: Tensor, pages: Pages) -> str | None:
     reason = _why_not_rule(rule) or _why_not_vectors(rule, q, pages.k, pages.v)
     if reason is not None:
         return reason
-    for name, x in (("q", q), ("k_pages", pages.k), ("v_pages", pages.v)):
-        if x.stride(3) != 1:
-            return f"channels of {name} are not contiguous, their stride is {x.stride(3)}"
+    reason = _why_not_strides(q=q, k_pages=pages.k, v_pages=pages.v)
+    if reason is not None:
+        return reason
     from whatwhere.kernels.decode_launch import block_of
 
     term = rule.only
