@@ -5,13 +5,16 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from made_claims import CLAIMS, claim, made_rows, make
 from made_rows import row
+from matplotlib.axes import Axes
 from rich.console import Console
 
 from whatwhere import report
 from whatwhere.report.beyond import groups, steps_to_solve
 from whatwhere.report.claims_table import claims_markdown, claims_summary, render_claims
+from whatwhere.report.study_parts import asked_of, asked_panels, position_panels
 from whatwhere.report.study_plot import study_figures
 from whatwhere.report.style import styles
 
@@ -95,6 +98,41 @@ def test_figures_of_a_study(tmp_path: Path) -> None:
     study_figures(rows, curves, tmp_path / "a")
     assert (tmp_path / "a.svg").read_bytes() == first
     assert study_figures(EXTRA, tmp_path / "none.csv", tmp_path / "c") == []
+
+
+def test_what_a_mean_hides_is_a_figure(tmp_path: Path) -> None:
+    """Loss by position in the longest pass, accuracy by what is asked; no lines of the table."""
+    shifts = [
+        row("pope", 11, 0.5, seed, metric="accuracy", run="pope_slow", probe=f"shift {s:+d}")
+        for s in (-1, 0, 1)
+        for seed in (0, 1)
+    ]
+    parts = [
+        row("rope", 32, value, run="s_rope", data="books", train_length=16, positions=part)
+        for part, value in (("0-16", 2.0), ("16-32", 2.5))
+    ]
+    assert groups([*shifts, *parts]) == ()
+    assert asked_of(EXTRA[0]) is None  # "±3" is one probe, not one of a series
+    none = tmp_path / "none.csv"
+    drawn = study_figures([*shifts, *parts], none, tmp_path / "d")
+    assert [path.name for path in drawn if path.suffix == ".svg"] == [
+        "d-positions.svg",
+        "d-asked.svg",
+    ]
+    assert len(asked_panels(shifts)) == len(position_panels(parts)) == 1
+
+
+def test_other_targets_are_another_panel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line through lengths of two evaluations would join losses of different targets."""
+    rows = [
+        row("rope", length, 2.0 + far, run="s_rope", **({"probe": "to 32k"} if far else {}))
+        for far, lengths in ((0, (16, 32)), (1, (16, 64)))
+        for length in lengths
+    ]
+    titles: list[str] = []
+    monkeypatch.setattr(Axes, "set_title", lambda _, text: titles.append(text))
+    study_figures(rows, tmp_path / "none.csv", tmp_path / "e")
+    assert titles == ["the same targets at every length", f"to 32k: {titles[0]}"]
 
 
 def test_a_curve_has_its_encoding_s_colour_wherever_the_data_s_name_stands(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatwhere.report.rows import Row
+from whatwhere.report.study_parts import asked_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -60,11 +61,11 @@ class Group:
 def groups(rows: Sequence[Row]) -> tuple[Group, ...]:
     """The groups of rows that name their training, in the order of their first row.
 
-    Rows by position within a window are left out: a figure shows them.
+    Rows by position within a window, and by what is asked, are left out: figures show them.
     """
     found: dict[tuple[Any, ...], dict[Any, Row]] = {}
     for row in rows:
-        if "run" in row and not row.get("positions"):
+        if "run" in row and not row.get("positions") and asked_of(row) is None:
             key = (row["run"], row["encoding"], row["metric"], row.get("probe", ""),
                    row["eval_length"], row.get("data", ""))  # fmt: skip
             found.setdefault(key, {})[row.get("seed")] = row

@@ -1,4 +1,4 @@
-"""Figures of a study: perplexity against length, and every seed's validation curve."""
+"""Figures of a study: perplexity against length, every seed's validation curve, and parts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatwhere.report.rows import Row
+from whatwhere.report.study_parts import asked_panels, position_panels
 from whatwhere.report.style import KNOWN, RC, styles
 from whatwhere.report.ticks import log_ticks
 
@@ -27,17 +28,20 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]
 
 
 def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
-    """Draw what there is into stem.png/.svg (lengths) and stem-curves.png/.svg; the files.
+    """Draw what there is into stem.png/.svg (lengths), stem-curves, stem-positions, stem-asked.
 
     lengths: perplexity of trainings that were read at several lengths, means over seeds with the
-    lowest and highest. curves: a line a seed, accuracy where the rows have it, else nll; a panel
-    for each data set.
-    The same rows give the same files.
+    lowest and highest; a panel for each set of targets. curves: a line a seed, accuracy where the
+    rows have it, else nll; a panel for each data set. positions and asked: `study_parts`.
+    The same rows give the same files; returns them.
     """
     paths: list[Path] = []
     lengths = _lengths(rows)
     if lengths:
-        paths += _save(stem, [partial(_draw_lengths, found=lengths)])
+        paths += _save(
+            stem,
+            [partial(_draw_lengths, found=each, probe=probe) for probe, each in lengths.items()],
+        )
     accuracy = any(row["metric"] == "accuracy" for row in rows)
     found = _curves(curves, "valid_accuracy" if accuracy else "valid_nll")
     if found:
@@ -51,22 +55,26 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
         encodings = {run: encoding for run, (_, encoding) in named.items()}
         draw = partial(_draw_curves, encodings=encodings, name=name, falls=not accuracy)
         paths += _save(place, [partial(draw, found=each) for each in tasks.values()])
+    for name, panels in (("positions", position_panels(rows)), ("asked", asked_panels(rows))):
+        if panels:
+            paths += _save(stem.with_name(f"{stem.name}-{name}"), panels)
     return paths
 
 
-def _lengths(rows: Sequence[Row]) -> Points:
-    """Perplexities by length of what has several; of a length measured twice the claim's."""
-    found: Points = {}
-    taken: dict[tuple[str, int], str] = {}
+def _lengths(rows: Sequence[Row]) -> dict[str, Points]:
+    """Perplexities by length of what has several, by probe: other targets, so other numbers."""
+    found: dict[str, Points] = {}
     for row in sorted(rows, key=lambda row: bool(row.get("probe"))):
         if row["metric"] != "nll" or row.get("positions") or "value" not in row:
             continue
-        trained, probe = row.get("run", row["encoding"]), row.get("probe", "")
-        label = f"{row['encoding']} ({trained})"
-        if taken.setdefault((label, row["eval_length"]), probe) == probe:
-            of_label = found.setdefault(label, {}).setdefault(row["eval_length"], [])
-            of_label.append(math.exp(min(row["value"], 50.0)))
-    return {label: each for label, each in found.items() if len(each) > 1}
+        label = f"{row['encoding']} ({row.get('run', row['encoding'])})"
+        points = found.setdefault(row.get("probe", ""), {}).setdefault(label, {})
+        points.setdefault(row["eval_length"], []).append(math.exp(min(row["value"], 50.0)))
+    several = {
+        probe: {label: each for label, each in points.items() if len(each) > 1}
+        for probe, points in found.items()
+    }
+    return {probe: points for probe, points in several.items() if points}
 
 
 def _curves(path: Path, column: str) -> Curves:
@@ -81,7 +89,7 @@ def _curves(path: Path, column: str) -> Curves:
     return found
 
 
-def _draw_lengths(axes: Axes, found: Points) -> None:
+def _draw_lengths(axes: Axes, found: Points, probe: str) -> None:
     drawing = styles([label.partition(" (")[0] for label in found])
     for number, (label, points) in enumerate(found.items()):
         style = drawing[label.partition(" (")[0]]
@@ -100,9 +108,11 @@ def _draw_lengths(axes: Axes, found: Points) -> None:
     log_ticks(axes, *axes.get_ylim())
     ticks = sorted({n for points in found.values() for n in points})
     axes.set_xticks(ticks, [str(n) for n in ticks], rotation=45)
-    axes.set_xlabel("evaluation length, tokens (one pass)")
+    band = any(len(values) > 1 for points in found.values() for values in points.values())
+    spread = "; band: lowest to highest seed" * band
+    axes.set_xlabel(f"evaluation length, tokens (one pass{spread})")
     axes.set_ylabel("perplexity per token")
-    axes.set_title("the same targets at every length; band: lowest to highest seed")
+    axes.set_title(f"{probe}{': ' * bool(probe)}the same targets at every length")
 
 
 def _named(run: str, data: Set[str]) -> tuple[str, str]:
@@ -141,7 +151,7 @@ def _draw_curves(
 
 
 def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
-    """One panel for each of `draws`, side by side."""
+    """One panel for each of `draws`, at most three side by side."""
     import matplotlib as mpl
 
     mpl.use("Agg", force=False)
@@ -149,10 +159,14 @@ def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
 
     stem.parent.mkdir(parents=True, exist_ok=True)
     wide, legend = len(draws) > 1, {"frameon": False, "fontsize": 8}
+    columns = min(len(draws), 3)
+    lines = -(-len(draws) // columns)
     with mpl.rc_context(RC):
-        size = (5.2 * len(draws) if wide else 7.4, 4.5)
-        canvas, panels = plt.subplots(1, len(draws), figsize=size, squeeze=False)
-        for axes, draw in zip(panels[0], draws, strict=True):
+        size = (5.2 * columns if wide else 7.4, 4.5 * lines)
+        canvas, panels = plt.subplots(lines, columns, figsize=size, squeeze=False)
+        for axes in panels.flat[len(draws) :]:
+            axes.set_axis_off()
+        for axes, draw in zip(panels.flat, draws, strict=False):
             draw(axes)
             if wide:
                 axes.legend(**legend)
