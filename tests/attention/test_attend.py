@@ -77,6 +77,18 @@ def test_nope_is_torchs_own_attention(device: torch.device) -> None:
     torch.testing.assert_close(attend(q, k, v, causal=False), both)
 
 
+@pytest.mark.parametrize("scale", [0.0, -0.3])
+@pytest.mark.parametrize("name", ["auto", "sdpa"])
+def test_a_scale_that_is_not_positive(name: str, scale: float, device: torch.device) -> None:
+    """A slip of a sign, perhaps, but torch's own kernel on a CPU makes NaN of it."""
+    for text in ("rope", "alibi"):
+        rule = make(text, device, torch.float32).rule(64)
+        q, k, v = vectors(rule, 13, 13, device, torch.float32)
+        found = attend(q, k, v, rule, scale=scale, backend=name)
+        expected = attend(q, k, v, rule, scale=scale, backend="reference")
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("text", ["nope", "rope", "alibi", "pope+dual_chunk", "shaw(sides=keys)"])
 def test_dropout_drops_weights_and_keeps_their_expectation(

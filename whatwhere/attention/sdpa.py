@@ -46,8 +46,12 @@ class Sdpa:
         q, k, v = _equal_widths(q, repeat_heads(k, heads), repeat_heads(v, heads))
         causal = len(rule.biases) == 0 and where.plain_causal
         mask = None if causal else _mask(rule, call)
+        scale = call.scale
+        if scale <= 0:
+            # torch's CPU kernel masks by -inf before it multiplies: its output would be NaN.
+            q, scale = q * scale, 1.0
         out = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=call.dropout, is_causal=causal, scale=call.scale
+            q, k, v, attn_mask=mask, dropout_p=call.dropout, is_causal=causal, scale=scale
         )[..., :width]
         if mask is not None and not where.everything:
             out = _zero_blind_rows(out, call)
