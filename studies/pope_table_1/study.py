@@ -75,6 +75,10 @@ BEYOND = (
     cell("pope_warm", UNIFORM, "a warm-up of 20,000 steps", warmup=20_000),
     cell("pope_all", UNIFORM, "the loss of every token, not of the answer alone",
          drawn={"score": "all"}),
+    cell("pope_right", UNIFORM, "padding on the right: the paper names no side",
+         drawn={"pad": "right"}),
+    cell("pope_33", UNIFORM, "strings of 20 to 33 letters: what the paper's 40 tokens hold",
+         drawn={"lengths": (20, 33)}, train_length=40, valid_tokens=40 * 2048),
     cell("pope_200k", UNIFORM, "twice the steps: 7 of 8 seeds in a replication", steps=200_000),
 )  # fmt: skip
 
