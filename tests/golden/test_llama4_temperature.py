@@ -63,3 +63,16 @@ def test_frozen_numbers() -> None:
     steps = [1, 1, 2, 2, 3, 1 + (10**6 + 1) // 8192]
     expected = [1 + 0.1 * math.log(x) for x in steps]
     close(got[0], torch.tensor(expected, dtype=torch.float64), 2 * SINGLE)
+
+
+def test_padding_before_position_0_has_the_first_factor() -> None:
+    """Queries there see nothing, but the gradient of a product with infinity is NaN."""
+    rule = ww.make("rope+llama4_temperature", heads=2, head_dim=D).rule()
+    q, k, v = (torch.randn(2, 2, 7, D, requires_grad=True) for _ in range(3))
+    first = torch.tensor([0, -4])
+    at = first[:, None] + torch.arange(7)
+    for backend in ("reference", "sdpa"):
+        out = ww.attend(q, k, v, rule, q_pos=at, k_first=first, backend=backend)
+        for grad in torch.autograd.grad(out.sum(), (q, k, v)):
+            assert grad.isfinite().all()
+    assert rule.temperature(at)[1, :4].tolist() == [1.0] * 4

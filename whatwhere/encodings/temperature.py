@@ -50,8 +50,9 @@ class _Floored:
 
     def __call__(self, i: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
         """The factor of each query position."""
-        steps = (i + 1).div(self.floor_scale, rounding_mode="floor").to(torch.float32)
-        return 1.0 + self.scale * torch.log1p(steps)
+        # Before position 0 is padding, where the logarithm of 0 would make gradients NaN.
+        steps = (i + 1).clamp(min=0).div(self.floor_scale, rounding_mode="floor")
+        return 1.0 + self.scale * torch.log1p(steps.to(torch.float32))
 
 
 @final
