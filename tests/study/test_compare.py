@@ -95,8 +95,9 @@ def test_seeds_and_lengths():
     assert read_seeds("3") == (0, 1, 2)
     assert read_seeds("7,") == (7,)
     assert read_seeds("4, 1") == (4, 1)
+    assert read_seeds("0,5-7") == (0, 5, 6, 7)
     assert read_lengths("96, 4x", 64) == (96, 256)
-    for bad in ("", "0", "-1", "1,-1", "two"):
+    for bad in ("", "0", "-1", "1,-1", "7-5", "two"):
         with pytest.raises(ValueError, match="--seeds is"):
             read_seeds(bad)
     for bad in ("", "0x", "x", "-4", "1.5x"):

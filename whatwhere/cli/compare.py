@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from whatwhere.cli.seeds import chosen_seeds
 from whatwhere.study.config import DEFAULT_ENCODINGS, Config
 
 if TYPE_CHECKING:
@@ -36,7 +37,9 @@ def compare(
     ] = _ALL,
     seeds: Annotated[
         str,
-        typer.Option(metavar="N|I,J,…", help="How many seeds (0 … N-1); with a comma, which ones."),
+        typer.Option(
+            metavar="N|I,J-K", help="How many seeds (0 … N-1); else which ones: 0,7 or 5-9."
+        ),
     ] = "1",
     steps: Annotated[int, typer.Option(help="Optimizer steps of each training.")] = _DEFAULT.steps,
     train_length: Annotated[
@@ -138,16 +141,13 @@ def split_expressions(text: str) -> tuple[str, ...]:
 
 
 def read_seeds(text: str) -> tuple[int, ...]:
-    """ "3" -> 0, 1, 2; "7,8" and "7," exactly these."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    if not numbers or ("," not in text and numbers[0] < 1) or min(numbers) < 0:
-        raise ValueError(
-            f"--seeds is {text!r}; give how many, such as 3, or which ones, such as 0,7"
-        )
-    return tuple(numbers) if "," in text else tuple(range(numbers[0]))
+    """ "3" -> 0, 1, 2; "7,8", "7," and "5-7" exactly these."""
+    advice = "give how many, such as 3, or which ones, such as 0,7 or 5-9"
+    if not text.strip().isdecimal():
+        return chosen_seeds(text, advice)
+    if int(text) < 1:
+        raise ValueError(f"--seeds is {text!r}; {advice}")
+    return tuple(range(int(text)))
 
 
 def read_lengths(text: str, train_length: int) -> tuple[int, ...]:

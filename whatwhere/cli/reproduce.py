@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from whatwhere.cli.seeds import chosen_seeds
+
 if TYPE_CHECKING:
     from whatwhere.cli.board import Board
     from whatwhere.cli.farming import Starter
@@ -90,7 +92,7 @@ def reproduce(
     found = load_study(study)
     names = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
     found.chosen(names)  # misspelt names at once
-    given, chosen_seeds = named_files(data or ()), read_seeds(seeds)
+    given, which = named_files(data or ()), read_seeds(seeds)
     # A plan is the study's own; on a CPU its precision would be another one than its rows'.
     told = device is not None or not dry_run
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -106,14 +108,14 @@ def reproduce(
     if share != 1 and names is not None:
         names = [f"{name}@{share:g}" for name in names]
     if dry_run:
-        show_plan(found, out, Library(given), names, chosen_seeds, share)
+        show_plan(found, out, Library(given), names, which, share)
         return 0
     place = checkpoints or (found.folder.parent if out == found.folder else out) / "checkpoints"
     board = Board(minutes)
     same = ["--share", str(share), *(["--retry"] if retry else [])]
     same += [] if pieces is None else ["--pieces", str(pieces)]
     start = Starter(devices, found.folder, place, given, same, board) if devices else None
-    return _run(found, out, place, given, names, chosen_seeds, board, retry, start)
+    return _run(found, out, place, given, names, which, board, retry, start)
 
 
 def main(folder: str | os.PathLike[str]) -> None:
@@ -143,17 +145,7 @@ def load_study(path: Path) -> Study:
 
 def read_seeds(text: str | None) -> tuple[int, ...] | None:
     """ "0-3,7" -> 0, 1, 2, 3, 7."""
-    if text is None:
-        return None
-    found: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise ValueError(f"--seeds is {text!r}; write 0-7, or which ones: 0,3")
-        found += range(int(first), int(last or first) + 1)
-    if not found:
-        raise ValueError(f"--seeds is {text!r}, which names none; write 0-7, or which ones: 0,3")
-    return tuple(dict.fromkeys(found))
+    return None if text is None else chosen_seeds(text, "write 0-7, or which ones: 0,3")
 
 
 def _run(
