@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conformance.cases import BATCH, GROUPS, HEADS, D, draw, make, vectors
+from torch import Tensor
 
 from whatwhere.attention import BACKENDS, Call, Unsupported, Where, attend, backend_reasons
 from whatwhere.rule import ScoreRule
@@ -87,6 +89,24 @@ def test_a_scale_that_is_not_positive(name: str, scale: float, device: torch.dev
         found = attend(q, k, v, rule, scale=scale, backend=name)
         expected = attend(q, k, v, rule, scale=scale, backend="reference")
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["auto", "reference"])
+@pytest.mark.parametrize("text", ["pope", "alibi", "shaw"])
+def test_torchs_function_transforms(name: str, text: str, device: torch.device) -> None:
+    """vmap (an ensemble) and grad; inside a transform no value can be read to look for NaN."""
+    rule = make(text, device).rule(64)
+    q, k, v = vectors(rule, 5, 5, device)
+
+    def loss(q: Tensor, backend: str = name) -> Tensor:
+        return attend(q, k, v, rule, backend=backend).sin().sum()
+
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's CPU kernel is batched by a loop: slow, it says
+        found = torch.vmap(loss)(torch.stack((q, q + 1)))
+        torch.testing.assert_close(found[1], loss(q + 1, "reference"))
+    wanted = torch.autograd.grad(loss(q.requires_grad_(), "reference"), q)[0]
+    torch.testing.assert_close(torch.func.grad(loss)(q.detach()), wanted)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -12,6 +12,7 @@ from conformance.cases import D, vectors
 from conformance.test_backends import make, run, single, wheres
 from fresh import run_forked
 from torch import Tensor
+from torch.autograd import forward_ad
 
 import whatwhere as ww
 from whatwhere.attention import Call, Where, backend_reasons
@@ -74,6 +75,29 @@ def test_reasons_are_sentences(text: str, options: dict[str, float], sentence: s
     vectors_of = vectors(rule, 13, 13, CPU, torch.float32)
     call = Call(*vectors_of, where, **({"scale": 0.3} | options), named=True)  # type: ignore[arg-type]
     assert sentence in str(backend_reasons(rule, call)["fused"])
+
+
+@pytest.mark.parametrize("queries", [1, 13])
+def test_no_tangent_is_dropped(queries: int) -> None:
+    """torch gives an operator without a rule for forward mode a tangent of 0, silently."""
+    rule = make("pope(delta_init=uniform)", CPU, torch.float32).rule(64)
+    q, k, v = vectors(rule, queries, 13, CPU, torch.float32)
+    at = torch.arange(13 - queries, 13)
+
+    def out(backend: str, q: Tensor) -> Tensor:
+        return ww.attend(q, k, v, rule, q_pos=at, k_first=0, backend=backend)
+
+    with torch.no_grad():
+        out("fused", q)
+        for transform in (
+            lambda: torch.func.jvp(lambda q: out("fused", q), (q,), (q,)),
+            lambda: torch.func.grad(lambda q: out("fused", q).sum())(q),
+            lambda: torch.vmap(lambda q: out("fused", q))(q[None]),
+        ):
+            with pytest.raises(ww.Unsupported, match=r"torch\.func's transforms"):
+                transform()
+        with forward_ad.dual_level(), pytest.raises(ww.Unsupported, match="forward-mode"):
+            out("fused", forward_ad.make_dual(q, q))
 
 
 def test_places_are_differences_made_once() -> None:

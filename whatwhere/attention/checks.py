@@ -7,6 +7,7 @@ from torch import Tensor
 
 from whatwhere.errors import kind_of
 from whatwhere.rule import ScoreRule
+from whatwhere.tracing import transformed
 
 __all__ = ["check_heads", "check_rule", "check_vector", "check_vectors"]
 
@@ -18,8 +19,9 @@ def check_vectors(q: Tensor, k: Tensor, v: Tensor) -> None:
     """Raise TypeError or ValueError unless q, k and v are vectors of one attention call."""
     for name, x in (("q", q), ("k", k), ("v", v)):
         check_vector(name, x, q)
-        # Reading a value on a GPU would stall the stream, and a compiled graph would break.
-        watched = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        # Reading a value on a GPU would stall the stream, a compiled graph would break, and inside
+        # torch.vmap there is none.
+        watched = x.device.type == "cpu" and not (torch.compiler.is_compiling() or transformed())
         if watched and bool(x.detach().sum().isnan()):
             raise ValueError(f"{name} contains NaN (or opposite infinities); attention would too")
     check_heads(q, k, v)

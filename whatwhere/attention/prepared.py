@@ -18,7 +18,7 @@ from torch import Tensor
 
 from whatwhere.attention.where import Where
 from whatwhere.maps import Map, Plain, Rotate
-from whatwhere.tracing import constant
+from whatwhere.tracing import constant, transformed
 
 __all__ = ["features", "mapped", "why_no_triton", "why_not", "why_not_here"]
 
@@ -36,6 +36,8 @@ def why_not_here(device: torch.device, dtype: torch.dtype, interpreter: bool = F
         return "its kernels are written for NVIDIA GPUs, and this torch is built for ROCm"
     if dtype not in _DTYPES:
         return f"its kernels take bfloat16, float16 and float32, and q is {dtype}"
+    if transformed():
+        return "its operators have no rules for torch.func's transforms or forward-mode derivatives"
     return None
 
 
