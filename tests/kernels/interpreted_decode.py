@@ -296,6 +296,18 @@ def test_views_of_a_cache_are_read_in_place() -> None:
     assert torch.equal(fused_decode.decode(rule, viewed), fused_decode.decode(rule, given))
 
 
+@pytest.mark.parametrize("mark", [-1, -(2**40), -(2**63), 2**63 - 1])
+@pytest.mark.parametrize("name", ["half", "polar"])
+def test_padding_may_stand_anywhere(name: str, mark: int) -> None:
+    """Its position was the origin of its block, from which int32 did not reach the other keys."""
+    valid = torch.arange(40) % 5 != 3
+    at = torch.where(valid, torch.arange(40), mark)
+    given, rule = call(4, 2, 40, 16, 16, queries=2, k_pos=at, k_valid=valid), ruled(MAPS[name])
+    assert error(fused_decode.decode(rule, given), truth(rule, given)) < 2e-6
+    far = call(4, 2, 40, 16, 16, q_pos=torch.tensor([2**39]), k_pos=torch.arange(40) * 2**33)
+    assert error(fused_decode.decode(rule, far), truth(rule, far)) < 2e-6
+
+
 @pytest.mark.parametrize("which", ["q", "k", "v"])
 def test_vectors_whose_channels_are_apart_are_computed(which: str) -> None:
     """The cache's own never are; others were an error of a launch that nothing had refused."""

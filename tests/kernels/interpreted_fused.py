@@ -109,11 +109,16 @@ def test_places_are_differences_made_once() -> None:
     where = Where(7, 7, far, far, q_documents=documents, k_documents=documents, k_valid=valid)
     pairs = pairs_of(rule, where)
     assert pairs.q_place.tolist() == [[[0, 1, 2, 3, 4, 5, 6], [8, 8, 8, 0, 0, 0, 0]]]
-    assert pairs.k_place.tolist() == [[[0, 1, 2, 3, 4, 5, 6], [8, 8, 8, 0, 0, 0, -1]]]
+    assert pairs.k_place.tolist() == [[[0, 1, 2, 3, 4, 5, 0], [8, 8, 8, 0, 0, 0, -1]]]
     assert pairs_of(rule, where).q_place is pairs.q_place
     wide = torch.tensor([0, 2**31])
-    with pytest.raises(ValueError, match="positions span from 0 to 2147483648"):
+    with pytest.raises(ValueError, match="positions span from 0 to 2147483648 in a row"):
         pairs_of(rule, Where(2, 2, wide, wide))
+    rows = torch.stack((torch.arange(7), far))
+    valid = torch.tensor([True] * 6 + [False])
+    places = pairs_of(rule, Where(7, 7, rows, torch.where(valid, rows, -(2**60)), k_valid=valid))
+    assert places.q_place[:, 0].tolist() == [list(range(7))] * 2, "each row by itself"
+    assert places.k_place[:, 0, :6].tolist() == [list(range(6))] * 2, "padding counts for nothing"
     assert pairs_of(rule, Where(7, 7, window=2**40)).window == FAR
     assert not pairs_of(rule, Where(7, 7, window=3)).placed
 

@@ -2,7 +2,7 @@
 
 The kernels know places, a position and a document as int32 each; padding keys have document -1.
 Only differences and comparisons of positions enter there (features are made from the int64 ones),
-so positions are shifted to begin at 0.
+so positions of each row of the batch are shifted to begin at 0.
 """
 
 from __future__ import annotations
@@ -68,32 +68,39 @@ def _total(rule: ScoreRule) -> Tensor | None:
 def _places(where: Where) -> tuple[Tensor, Tensor]:
     """(1 or b, 2, nq) and (1 or b, 2, nk) int32: position and document of queries and keys."""
     if "places" not in where.derived:
-        i, j = _from_zero("positions", where.q_pos, where.k_pos)
+        i, j = _from_zero("positions", where.q_pos, where.k_pos, where.k_valid)
         if where.q_documents is None:
             of_i, of_j = torch.zeros_like(i), torch.zeros_like(j)
         else:
-            of_i, of_j = _from_zero("documents", where.q_documents, where.k_documents)
+            of_i, of_j = _from_zero(
+                "documents", where.q_documents, where.k_documents, where.k_valid
+            )
         if where.k_valid is not None:
             of_j = torch.where(where.k_valid, of_j, -1)
         where.derived["places"] = _stacked(i, of_i), _stacked(j, of_j)
     return where.derived["places"]
 
 
-def _from_zero(what: str, of_queries: Tensor, of_keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Both less the smallest number in either, as int32.
+def _from_zero(
+    what: str, of_queries: Tensor, of_keys: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Both less the smallest number of the row in either, as int32. Padding may hold anything.
 
     Raises ValueError on a CPU, and stops the device on a GPU (where asking would be a wait), if
-    they span 2^31 - 1 or more.
+    those of a row span 2^31 - 1 or more.
     """
-    low = torch.minimum(of_queries.amin(), of_keys.amin())
-    high = torch.maximum(of_queries.amax(), of_keys.amax())
-    near = high - low <= _FURTHEST
+    if valid is not None:
+        of_keys = torch.where(valid, of_keys, of_queries[:, :1])
+    low = torch.minimum(of_queries.amin(1, keepdim=True), of_keys.amin(1, keepdim=True))
+    high = torch.maximum(of_queries.amax(1, keepdim=True), of_keys.amax(1, keepdim=True))
+    near = high - _FURTHEST <= low  # not high - low: it may be beyond 64 bits
     if of_queries.is_cuda:
-        torch.ops.aten._assert_async.msg(near, f"{what} span more than {_FURTHEST}")
-    elif not torch.compiler.is_compiling() and not bool(near):
+        torch.ops.aten._assert_async.msg(near.all(), f"{what} span more than {_FURTHEST}")
+    elif not torch.compiler.is_compiling() and not bool(near.all()):
+        row = int(near.int().argmin())
         raise ValueError(
-            f"{what} span from {int(low)} to {int(high)}, and the fused kernels hold them in "
-            f"32 bits: a span of at most {_FURTHEST}"
+            f"{what} span from {int(low[row])} to {int(high[row])} in a row, and the fused kernels "
+            f"hold them in 32 bits: a span of at most {_FURTHEST}"
         )
     return (of_queries - low).to(torch.int32), (of_keys - low).to(torch.int32)
 

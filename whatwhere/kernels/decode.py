@@ -179,8 +179,14 @@ def _query(q, head, row, batch, step, turn, offset, factor, amplitude, index, pa
 
 
 @triton.jit
+def _near(distance):
+    """An int64 distance as int32: beyond 2^30 tokens, where padding may stand, it is 2^30."""
+    return tl.minimum(tl.maximum(distance, -1073741824), 1073741824).to(tl.int32)
+
+
+@triton.jit
 def _table(step, turn, KIND: tl.constexpr):
-    """Cosines and sines, (keys, channels), of int32 steps: both halves of the turns count.
+    """Cosines and sines, (keys, channels), of whole steps: both halves of the turns count.
 
     The high half wraps in int32 as a phase should; the low half is at most 2^-33 turns a step.
     """
@@ -296,7 +302,7 @@ def partial(q, k, v, out, lse, query_positions, positions, firsts, valid, length
         else:
             j = tl.load(positions + by_step + start + near)
             origin = tl.min(j, 0)
-            step = (j - origin).to(tl.int32)
+            step = j - origin
 
         if F > 0:
             if positions is not None:
@@ -318,7 +324,10 @@ def partial(q, k, v, out, lse, query_positions, positions, firsts, valid, length
         else:
             scores = tl.dot(a, tl.trans(x.to(KIND)), input_precision=PRECISION)
 
-        gap = (i - origin).to(tl.int32)[:, None] - step[None, :]
+        if positions is None:
+            gap = (i - origin).to(tl.int32)[:, None] - step[None, :]
+        else:
+            gap = _near(i - base)[:, None] - _near(j - base)[None, :]
         seen = (gap < window) & (-gap < ahead) & inside[None, :]
         if firsts is not None:
             seen = seen & (start + key >= least)[None, :]
