@@ -145,6 +145,27 @@ def test_small_magnitudes_keep_their_digits(dtype: torch.dtype, limit: float) ->
     assert ((slope - x.double().sigmoid()).abs() / x.double().sigmoid()).max() < limit
 
 
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-5), (torch.float16, 2e-5), (torch.bfloat16, 6e-5)]
+)
+def test_the_gradient_of_delta_has_the_digits_of_small_magnitudes(
+    dtype: torch.dtype, limit: float
+) -> None:
+    """One position, no phase, gradients (0, 1): δ's gradient is the magnitude, in float32."""
+    x = torch.cat([torch.linspace(-86, 86, 316), torch.tensor([-300.0, -100.0, 100.0, 300.0])])
+    x = x.reshape(1, 10, 1, 32).to(dtype).requires_grad_()
+    offset = torch.zeros(10, 32, requires_grad=True)
+    still = Angles(torch.zeros(32, dtype=torch.int64))
+    got, _ = features.prepare(Polar(still, "softplus", offset), x, torch.zeros(1, 1).long())
+    grad = torch.zeros_like(got)
+    grad[..., 32:] = 1.0
+    (mine,) = torch.autograd.grad(got, offset, grad)
+    true = torch.nn.functional.softplus(x.detach().double(), threshold=1e6).reshape(10, 32)
+    seen = true > 1e-37  # a GPU's smallest normal number
+    assert ((mine - true).abs() / true)[seen].max() < limit
+    assert mine[~seen].abs().max() < 1e-37
+
+
 def test_how_heads_are_split_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, positions = draw(HEADS), draw(KV_HEADS), torch.arange(LENGTH)[None]
     together = features.prepare(MAPS["polar"], q, positions, k)
@@ -171,6 +192,51 @@ def test_how_a_backward_pass_is_split_changes_sums_only(monkeypatch: pytest.Monk
         assert torch.equal(dq, found[0][0])
         assert torch.equal(dk, found[0][1])
         assert error(d_offset, found[0][2]) < 1e-6
+
+
+@pytest.mark.parametrize(("heads", "near"), [(1, True), (2, False), (4, True)])
+def test_what_lies_around_vectors_reaches_no_sum(
+    monkeypatch: pytest.MonkeyPatch, heads: int, near: bool
+) -> None:
+    """Rows before and behind, and heads beside, are NaN; groups of heads are full or not."""
+    monkeypatch.setattr(prep_launch, "PROGRAMS", 6)
+    sizes = prep_launch.Sizes(64, 1, heads, min(heads, 3), None, 8)
+    monkeypatch.setitem(prep_launch.SIZES, ("sums", False), sizes)
+    asked: list[dict[str, tuple[bool, ...]]] = []
+    flags = prep_launch._flags
+    monkeypatch.setattr(prep_launch, "_flags", lambda *a: asked.append(flags(*a)) or asked[-1])
+
+    def surrounded(count: int, width: int) -> Tensor:
+        x = torch.randn(BATCH, 14, count, width, generator=generator(count)).to(torch.bfloat16)
+        if near:
+            around = torch.full((BATCH, 19, count + 2, width), math.nan, dtype=x.dtype)
+            around[:, 3:17, 1:-1] = x
+            return around[:, 3:17, 1:-1].transpose(1, 2)
+        around = torch.full((BATCH, count + 2, 19, width), math.nan, dtype=x.dtype)
+        around[:, 1:-1, 3:17] = x.transpose(1, 2)
+        return around[:, 1:-1, 3:17]
+
+    vectors = [surrounded(count, 16).requires_grad_() for count in (6, 3)]
+    grads = [surrounded(count, 32) for count in (6, 3)]
+    offset = -2 * math.pi * torch.rand(6, 16, generator=generator(4))
+    offset.requires_grad_()
+    query, at = Polar(angles(16, 1.1), "softplus", offset), torch.arange(14)[None]
+    made = features.prepare(query, vectors[0], at, vectors[1])
+    got = torch.autograd.grad(made, [*vectors, offset], grads)
+    exact = [x.detach().double().requires_grad_() for x in vectors]
+    true = query(exact[0], at), replace(query, offset=None)(exact[1], at)
+    wanted = torch.autograd.grad(true, [*exact, offset], [x.double() for x in grads])
+    for mine, theirs in zip(got, wanted, strict=True):
+        assert error(mine, theirs.double()) < LIMITS[torch.bfloat16]
+    assert asked[0]["NEAR"][:2] == (near, near)
+    assert asked[0]["FULL"] == (6 % heads == 0, 3 % heads == 0)
+
+
+def test_chunks_are_summed_in_one_order() -> None:
+    """Float32; the interpreter adds the 512 rows of a tile one after the other."""
+    for chunks in (1, 37, 700):
+        partial = torch.randn(chunks, 3, 10, generator=generator(chunks))
+        assert error(prep_launch.total(partial), partial.double().sum(0)) < 2e-6
 
 
 @pytest.mark.parametrize("length", [1, 63, 130])

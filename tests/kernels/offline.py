@@ -36,13 +36,13 @@ class Compiled:
 
 def compile_for_hopper(
     kernel: Any, arguments: dict[str, Any], constants: dict[str, Any], warps: int, stages: int = 3,
-    registers: int | None = None, capability: int = 90,
+    registers: int | None = None, capability: int = 90, divisible: tuple[str, ...] = (),
 ) -> Compiled:  # fmt: skip
     """Compile with a signature such as {"q": ("*bf16", "i64", "i64", "i64"), "n": "i32"}.
 
     Pointers and the members of tuples count as multiples of 16, as they are in a real call; None
-    is an absent argument; top-level integers are left general (do_not_specialize). For another GPU
-    than Hopper give its compute capability, 80 for 8.0.
+    is an absent argument; top-level integers are left general (do_not_specialize) but for those
+    named `divisible`. For another GPU than Hopper give its compute capability, 80 for 8.0.
     """
     signature: dict[str, Any] = {}
     values: dict[Any, Any] = {}
@@ -55,7 +55,7 @@ def compile_for_hopper(
         elif isinstance(kind, tuple):
             for member in range(len(kind)):
                 attributes[(index, member)] = [["tt.divisibility", 16]]
-        elif kind.startswith("*"):
+        elif kind.startswith("*") or name in divisible:
             attributes[(index,)] = [["tt.divisibility", 16]]
     source = ASTSource(kernel, signature, values, attributes)
     built = triton.compile(

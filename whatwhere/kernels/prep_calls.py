@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, tokens_first
+from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, tokens_first, total
 
 __all__ = ["backward", "forward", "keys", "needs_raw"]
 
@@ -55,7 +55,7 @@ def backward(
     launch(direction, tensors, (partial,), inputs, recipe, width)
     if partial is None:
         return q_out, k_out, None
-    return q_out, k_out, partial.sum(dim=0).view_as(inputs.offset)  # (h, F), or (1, h, F)
+    return q_out, k_out, total(partial).view_as(inputs.offset)  # (h, F), or (1, h, F)
 
 
 def keys(inputs: Inputs, positions: Tensor) -> Inputs:

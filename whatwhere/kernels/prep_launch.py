@@ -30,6 +30,7 @@ __all__ = [
     "launch",
     "plan",
     "tokens_first",
+    "total",
 ]
 
 #: Programs that fill a large GPU several times over: heads are split until there are as many.
@@ -70,6 +71,7 @@ class Recipe:
     map: Callable[..., Any]
     back: Callable[..., Any]
     turned: Callable[..., Any]
+    learned: Callable[..., Any]
     paired: bool = False
     interleaved: bool = False
 
@@ -81,24 +83,27 @@ class Recipe:
         """The compile-time functions of a template."""
         if direction == "forward":
             return {"MAP": self.map}
+        if direction == "sums":
+            return {"BACK": self.back, "LEARNED": self.learned}
         return {"BACK": self.back, "TURNED": self.turned}
 
 
-_ROTATION = (jitted.rotate, jitted.rotate_back, jitted.rotate_turned)
 _NOWHERE = contextlib.nullcontext()
 _KERNELS = {
     "forward": kernels.forward, "backward": kernels.backward, "sums": prep_sums.backward,
 }  # fmt: skip
+
+
+def _functions(name: str) -> tuple[Callable[..., Any], ...]:
+    return tuple(getattr(jitted, name + suffix) for suffix in ("", "_back", "_turned", "_learned"))
+
+
 RECIPES = {
-    "half": Recipe(*_ROTATION, paired=True),
-    "interleaved": Recipe(*_ROTATION, paired=True, interleaved=True),
-    "softplus": Recipe(
-        jitted.softplus_polar, jitted.softplus_polar_back, jitted.softplus_polar_turned
-    ),
-    "relu": Recipe(jitted.relu_polar, jitted.relu_polar_back, jitted.relu_polar_turned),
-    "identity": Recipe(
-        jitted.identity_polar, jitted.identity_polar_back, jitted.identity_polar_turned
-    ),
+    "half": Recipe(*_functions("rotate"), paired=True),
+    "interleaved": Recipe(*_functions("rotate"), paired=True, interleaved=True),
+    "softplus": Recipe(*_functions("softplus_polar")),
+    "relu": Recipe(*_functions("relu_polar")),
+    "identity": Recipe(*_functions("identity_polar")),
 }
 
 
@@ -156,7 +161,7 @@ def plan(direction: str, recipe: str, frequencies: int, x: Tensor, kv_heads: int
     batch, heads, length, _ = x.shape
     sizes = SIZES[direction, RECIPES[recipe].paired]
     block = max(1, sizes.tile // triton.next_power_of_2(frequencies))
-    if direction == "sums" and x.element_size() == 4:
+    if direction == "sums" and x.element_size() == 4 and sizes.tile > 128 * sizes.warps:
         block = max(1, block // 2)  # 16 bytes a thread, whatever a value takes: else it spills
     blocks = triton.cdiv(length, block)
     if direction == "sums":
@@ -195,9 +200,14 @@ def launch(
     gamma, rate, centre = inputs.decay or (0.0, 0.0, 0)
     positions, temperature = _row_major(inputs.positions), _row_major(inputs.temperature)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
+    described = tuple(None if x is None else _described(x, how_many.block) for x in tensors)
+    own = {}
+    if direction == "sums":
+        widths = width, width + 2 * frequencies - how.channels(frequencies), width
+        own = {"HEADS": sizes.heads} | _flags(described, widths, sizes.heads)
     with on_device:
         _KERNELS[direction][(shape[0] * how_many.chunks * how_many.groups,)](
-            *(None if x is None else _described(x) for x in tensors),
+            *described,
             *extra,
             *(positions, inputs.turns, inputs.early_turns),
             None if inputs.offset is None else _turned(inputs.offset, sizes.heads * frequencies),
@@ -215,10 +225,41 @@ def launch(
             BLOCK_F=triton.next_power_of_2(frequencies),
             BLOCK_R=triton.next_power_of_2(max(rest, 1)),
             DEPTH=sizes.depth,
-            **({"HEADS": sizes.heads} if direction == "sums" else {}),
+            **own,
             num_warps=sizes.warps,
             maxnreg=sizes.registers if capped else None,
         )
+
+
+def total(partial: Tensor) -> Tensor:
+    """The sum over chunks, in an order that depends on their number only: (c, h, F) -> (h, F)."""
+    count = partial[0].numel()
+    out = partial.new_empty(partial.shape[1:])
+    on_device = torch.cuda.device(partial.device) if partial.is_cuda else _NOWHERE
+    with on_device:
+        prep_sums.total[(triton.cdiv(count, 16),)](
+            partial, out, len(partial), count, ROWS=512, COLUMNS=16, num_warps=8
+        )
+    return out
+
+
+def _flags(
+    described: tuple[tuple[Any, ...] | None, ...], widths: tuple[int, ...], heads: int
+) -> dict[str, tuple[bool, ...]]:
+    """NEAR and FULL of `prep_sums.backward`, for groups of at most `heads` heads.
+
+    A single head tells nothing of where the next one would stand: it counts as standing apart.
+    """
+
+    def near(x: tuple[Any, ...] | None, width: int) -> bool:
+        return x is None or x[2] == width < x[3]
+
+    roles = zip(described[::2], described[1::2], widths, strict=True)
+    counts = (0 if x is None else x[0].shape[1] for x in described[-2:])
+    return {
+        "NEAR": tuple(near(q, width) and near(k, width) for q, k, width in roles),
+        "FULL": tuple(count % heads == 0 for count in counts),
+    }
 
 
 def _turned(offset: Tensor, spare: int) -> Tensor:
@@ -235,8 +276,9 @@ def _turned(offset: Tensor, spare: int) -> Tensor:
     return table
 
 
-def _described(x: Tensor) -> tuple[Any, ...]:
-    if x.stride(3) != 1:
+def _described(x: Tensor, block: int) -> tuple[Any, ...]:
+    # Offsets within a block of positions are 32-bit numbers.
+    if x.stride(3) != 1 or x.stride(2) * block >= 2**31:
         x = x.contiguous()
     return x, x.stride(0), x.stride(1), x.stride(2)
 

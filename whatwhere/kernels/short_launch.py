@@ -23,7 +23,7 @@ __all__ = ["PLAIN", "backward", "forward", "mapped", "mapped_backward"]
 _NOWHERE = contextlib.nullcontext()
 _CONTIGUOUS = torch.contiguous_format
 #: Features that were made elsewhere: the map that changes nothing, in two halves.
-PLAIN = Recipe(plain, plain_back, plain_back, paired=True)
+PLAIN = Recipe(plain, plain_back, plain_back, plain_back, paired=True)
 
 
 def forward(q: Tensor, k: Tensor, v: Tensor, scale: float, pairs: Pairs) -> tuple[Tensor, Tensor]:
