@@ -154,6 +154,9 @@ def test_what_is_no_text_is_refused(tmp_path):
     (tmp_path / "b.txt.gz").write_bytes(b"not gzip")
     with pytest.raises(ValueError, match=r"b\.txt\.gz' cannot be read"):
         tasks.load("books", tmp_path / "b.txt.gz")
+    (tmp_path / "b.txt.gz").write_bytes(gzip.compress(b"")[:10] + b"\xff" * 50)
+    with pytest.raises(ValueError, match=r"b\.txt\.gz' cannot be read"):
+        tasks.load("books", tmp_path / "b.txt.gz")
     (tmp_path / "c.txt").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(ValueError, match=r"c\.txt' cannot be read"):
         tasks.load("books", tmp_path / "c.txt")

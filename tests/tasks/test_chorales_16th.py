@@ -38,6 +38,8 @@ def test_another_number_of_pieces_is_refused(tmp_path, content):
         tasks.load("chorales_16th", path)
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         tasks.load("chorales_16th", tmp_path / "absent.json")
+    with pytest.raises(FileNotFoundError, match="that is a folder; give the file"):
+        tasks.load("chorales_16th", tmp_path)
 
 
 def test_it_is_fetched_once(tmp_path, content, monkeypatch):

@@ -125,5 +125,10 @@ def test_what_is_no_fasta_is_refused(tmp_path):
     broken.write_bytes(gzip.compress(b">a\n" + body(5000).encode())[:-400])
     with pytest.raises(ValueError, match="broken gzip"):
         genome.genome(broken)
+    broken.write_bytes(gzip.compress(b"")[:10] + b"\xff" * 50)  # zlib has an error of its own
+    with pytest.raises(ValueError, match="broken gzip"):
+        genome.genome(broken)
+    with pytest.raises(FileNotFoundError, match="that is a folder; give the file"):
+        genome.genome(tmp_path)
     with pytest.raises(UnknownName, match="did you mean 'keep'"):
         genome.genome(fasta(tmp_path, ">a\nACGT\n"), unknown="keeps")

@@ -125,6 +125,9 @@ def test_what_is_no_folder_of_midi_is_refused(tmp_path, monkeypatch):
         tasks.load("maestro")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         tasks.load("maestro", tmp_path / "absent")
+    (tmp_path / "maestro.zip").write_bytes(b"PK")
+    with pytest.raises(NotADirectoryError, match=r"is a file; give the folder of MIDI files"):
+        tasks.load("maestro", tmp_path / "maestro.zip")
     with pytest.raises(ValueError, match=r"holds no \.mid"):
         tasks.load("maestro", tmp_path)
     write(tmp_path / "a.mid", [60])

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -104,12 +105,19 @@ def test_what_is_no_saved_task_is_refused(tmp_path):
         path.write_bytes(other)
         with pytest.raises(ValueError, match="is no task that"):
             restore(path)
+    for place in range(40, len(content), 3):  # zlib, zipfile and NumPy each have their own errors
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+        with suppress(ValueError):
+            restore(path)
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("task.npy", b"nothing of NumPy's")
     with pytest.raises(ValueError, match="is no task that"):
         restore(path)
     with pytest.raises(FileNotFoundError, match="there is no such file"):
         tasks.load("books", tmp_path / "absent.npz")
+    (tmp_path / "folder.npz").mkdir()
+    with pytest.raises(FileNotFoundError, match="that is a folder"):
+        tasks.load("books", tmp_path / "folder.npz")
     with pytest.raises(ValueError, match=r"must end in \.npz"):
         save(made(), tmp_path / "it.bin")
 

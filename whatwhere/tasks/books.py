@@ -23,6 +23,7 @@ import json
 import lzma
 import os
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from os import PathLike
@@ -170,7 +171,7 @@ def _read(files: list[Path], progress: Progress | None) -> Iterator[Document]:
                     for number, line in enumerate(file, start=1):
                         if line.strip():
                             yield split, _text_of(line, f"{path}:{number}")
-        except (EOFError, OSError, lzma.LZMAError, UnicodeDecodeError) as error:
+        except (EOFError, OSError, lzma.LZMAError, zlib.error, UnicodeDecodeError) as error:
             raise ValueError(f"data: {str(path)!r} cannot be read: {error}") from error
         if progress is not None:
             progress(count, len(files))

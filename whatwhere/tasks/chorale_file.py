@@ -8,6 +8,7 @@ from typing import Any
 
 from whatwhere.errors import UnknownName, did_you_mean
 from whatwhere.tasks.corpus_worker import SILENCE, VOICES
+from whatwhere.tasks.task import no_file
 
 SPLITS = ("train", "valid", "test")
 
@@ -23,8 +24,8 @@ def read_json(path: Path) -> dict[str, list[list[list[int]]]]:
     FileNotFoundError without a file, UnknownName (a ValueError) for another split, ValueError
     naming the first place that is not in this format.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"data={str(path)!r}: there is no such file")
+    if not path.is_file():
+        raise FileNotFoundError(no_file(path))
     try:
         content = json.loads(path.read_bytes())
     except ValueError as error:

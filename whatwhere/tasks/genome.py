@@ -23,6 +23,7 @@ from __future__ import annotations
 import gzip
 import itertools
 import re
+import zlib
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 
 from whatwhere.errors import UnknownName, did_you_mean
 from whatwhere.tasks.drawn import SPLITS
-from whatwhere.tasks.task import Progress, Task
+from whatwhere.tasks.task import Progress, Task, no_file
 
 K = 6
 GAP = 6
@@ -82,7 +83,7 @@ def genome(
     if unknown not in ("cut", "keep"):
         raise UnknownName(did_you_mean("unknown of genome", unknown, ("cut", "keep")))
     if not path.is_file():
-        raise FileNotFoundError(f"data={str(path)!r}: there is no such file")
+        raise FileNotFoundError(no_file(path))
     whole: dict[str, list[NDArray[np.uint16]]] = {split: [] for split in SPLITS}
     parts: dict[str, list[NDArray[np.uint16]]] = {split: [] for split in SPLITS}
     records: dict[str, int] = {}
@@ -182,7 +183,7 @@ def _records(path: Path, progress: Progress | None) -> Iterator[tuple[str, NDArr
                     )
                 else:
                     lines.append(line.strip())
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ValueError(f"data={str(path)!r} is a broken gzip file: {error}") from None
     if header is None:
         raise ValueError(f"data={str(path)!r} is empty; a FASTA file has a line '>name' at least")

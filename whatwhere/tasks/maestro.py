@@ -64,11 +64,15 @@ def maestro(
     token. `progress(done, total)` counts files.
 
     ModuleNotFoundError without miditok and symusic (``pip install whatwhere[study]``);
-    FileNotFoundError without such a folder; ValueError naming a file that is no MIDI, or if there
-    are fewer than three works.
+    FileNotFoundError without such a folder, NotADirectoryError for a file (an archive);
+    ValueError naming a file that is no MIDI, or if there are fewer than three works.
     """
     folder = Path(folder)
     whole_number("transpose", transpose, 0)
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"data={str(folder)!r} is a file; give the folder of MIDI files that it unpacks to"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"data={str(folder)!r}: there is no such folder of MIDI files")
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".mid", ".midi"))

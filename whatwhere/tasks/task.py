@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,12 @@ from whatwhere.errors import UnknownName, did_you_mean, whole_number
 
 Progress = Callable[[int, int], object]
 """Called as ``progress(done, total)`` while a slow first load works; what it returns is ignored."""
+
+
+def no_file(path: Path) -> str:
+    """The sentence for a path that is no file, which may be a folder."""
+    folder = "that is a folder; give the file in it" if path.is_dir() else "there is no such file"
+    return f"data={str(path)!r}: {folder}"
 
 
 @dataclass(frozen=True, eq=False)
