@@ -128,6 +128,13 @@ def test_the_hub_is_streamed_and_cut(monkeypatch):
     module.load_dataset = lambda *args, **options: [{"content": "w1"}]
     with pytest.raises(ValueError, match="no column 'text'; it has content"):
         books.from_hub("some/text")
+
+    def unreachable(*args, **options):
+        raise ConnectionError("Couldn't reach 'some/text' on the Hub\nmore of it")
+
+    module.load_dataset = unreachable
+    with pytest.raises(OSError, match=r"hub:some/text .* on the Hub\); give a file or folder"):
+        books.from_hub("some/text")
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'whatwhere\[study\]'"):
         books.from_hub("some/text")

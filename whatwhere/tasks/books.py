@@ -34,7 +34,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from whatwhere.errors import whole_number
+from whatwhere.errors import first_line, whole_number
 from whatwhere.tasks.drawn import SPLITS
 from whatwhere.tasks.shares import assign
 from whatwhere.tasks.task import Progress, Task
@@ -90,7 +90,7 @@ def from_hub(
 
     All of OpenWebText would be 72 GB of int64; 100,000 documents are about 0.1 billion tokens.
     ModuleNotFoundError without datasets (``pip install whatwhere[study]``), ValueError for a column
-    that is not there; what datasets raises for a name that it does not know or cannot reach.
+    that is not there, OSError for a name that the hub does not know or that cannot be reached.
     """
     whole_number("documents", documents)
     try:
@@ -100,7 +100,13 @@ def from_hub(
             raise
         message = f"data=hub:{name} needs datasets: pip install 'whatwhere[study]'"
         raise ModuleNotFoundError(message, name="datasets") from None
-    rows = islice(hub.load_dataset(name, split=split, streaming=True), documents)
+    try:
+        found = hub.load_dataset(name, split=split, streaming=True)
+    except OSError as error:  # of which what datasets raises for a name are kinds
+        raise OSError(
+            f"data=hub:{name} cannot be read ({first_line(error)}); give a file or folder instead"
+        ) from error
+    rows = islice(found, documents)
     return _task(_column(rows, column, name, documents, progress), gpt2(tokenizer), f"hub:{name}")
 
 
