@@ -156,6 +156,30 @@ def test_a_row_of_another_training_or_of_a_probe_is_no_seed_of_a_claim(tmp_path:
     assert judged(tmp_path / "asked", [asked], own + strange).reason == "1 of 3 seeds"
 
 
+@pytest.mark.parametrize("content", ["", '{"encoding": "ro'])
+def test_a_run_that_was_killed_before_its_first_row_has_none(tmp_path: Path, content: str) -> None:
+    folder = make(tmp_path, [claim("x", value=0.71)], None)
+    (folder / "rows.jsonl").write_text(content)
+    (study,) = report.verdicts(folder)
+    assert (study.judged[0].verdict, study.judged[0].reason) == ("not run", "no rows yet")
+
+
+def test_a_speed_is_compared_on_one_device(tmp_path: Path) -> None:
+    speed, numbers = "train_tokens_per_second", (100.0, 101.0, 102.0)
+    line = claim("x", "pope", "rope pope", other="rope", metric=speed, better="higher", **RANK)
+
+    def rows(device: str) -> list[dict]:
+        slow = [row("rope", 128, v, s, metric=speed) for s, v in enumerate(numbers)]
+        return slow + [dict(r, encoding="pope", value=2 * r["value"], device=device) for r in slow]
+
+    assert judged(tmp_path, [line], rows("a test")).verdict == "reproduced"
+    found = judged(tmp_path, [line], rows("a faster one"))
+    why = "measured on a faster one and a test: one device compares"
+    assert (found.verdict, found.reason) == ("undecided", why)
+    loss = [dict(r, metric="nll") for r in rows("a faster one")]
+    assert judged(tmp_path, [dict(line, metric="nll")], loss).verdict == "reproduced"
+
+
 def test_the_bootstrap_where_it_is_asked_for(tmp_path: Path) -> None:
     rule = RULE.replace('"t"', '"bootstrap"').replace("seeds = 3", "seeds = 5")
     made = [row("rope", 128, value, seed) for seed, value in enumerate((1, 1, 1, 1, 9))]

@@ -21,9 +21,10 @@ the tolerance is at least the half width t s / √n of the paper's own interval.
 
     not run         no row fits. The GPU hours of the seeds that the rule asks for are shown.
     undecided       fewer seeds than the rule asks for; or a seed failed (the mean of the others
-                    flatters); or the rows that fit have several settings; or the interval crosses
-                    a boundary below. The reason is shown. One seed has no interval, so it has
-                    no verdict either: its difference is shown and nothing is claimed.
+                    flatters); or the rows that fit have several settings, of a speed also several
+                    devices, on either side; or the interval crosses a boundary below. The reason
+                    is shown. One seed has no interval, so it has no verdict either: its difference
+                    is shown and nothing is claimed.
     value           reproduced       -t <= low and high <= t
                     better           low > t
                     not reproduced   high < -t
@@ -57,6 +58,7 @@ __all__ = ["VERDICTS", "Judged", "Study", "judge", "study_folders", "verdict_of"
 VERDICTS = ("reproduced", "better", "not reproduced", "undecided", "not run")
 
 _INTERVALS = {"t": student, "bootstrap": bootstrap}
+_OF_A_DEVICE = ("_per_second", "_mib")
 _SETTING = ("task", "unit", "mode", "train_length", "eval_length", "steps", "trained_as")
 
 
@@ -135,7 +137,7 @@ def verdicts(root: str | PathLike[str]) -> list[Study]:
 def verdict_of(folder: Path, rows_at: Path | None = None) -> Study:
     """The verdicts of one study, from its own rows or from those of another folder."""
     paper, place = read_paper(folder), rows_at or folder
-    rows = read(place) if list(place.glob("*.jsonl")) else []
+    rows = read(place, none=True)
     judged = tuple(judge(claim, rows, paper.rule, paper.runs) for claim in paper.claims)
     notes = (*getattr(rows, "notes", ()), *solved_notes(rows, place / "curves.csv"))
     used = {id(row) for claim in paper.claims for side in sides_of(claim, rows) for row in side}
@@ -188,6 +190,9 @@ def _verdict(
     for side in sides:
         if several := _several(side):
             return "undecided", f"the rows differ in {', '.join(several)}: pin it in paper.csv"
+    devices = dict.fromkeys(str(row.get("device")) for side in sides for row in side)
+    if claim.metric.endswith(_OF_A_DEVICE) and len(devices) > 1:
+        return "undecided", f"measured on {' and '.join(devices)}: one device compares"
     failed = dict.fromkeys(s for side in sides for s in _failed(side))
     if failed:
         return "undecided", f"seed {', '.join(map(str, failed))} failed"

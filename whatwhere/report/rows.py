@@ -24,18 +24,18 @@ class Rows(list[Row]):
         self.notes = list(notes)
 
 
-def read(path: str | PathLike[str]) -> Rows:
+def read(path: str | PathLike[str], none: bool = False) -> Rows:
     """The rows of a JSONL file, or of a folder's rows.jsonl (else of all its .jsonl files).
 
     A last line that is cut off, as a killed run leaves it, is dropped with a note. Raises
-    FileNotFoundError if there is nothing to read, ValueError that names the file and line of
-    anything else that is no row.
+    FileNotFoundError if there is nothing to read (with `none` a folder may have no rows yet),
+    ValueError that names the file and line of anything else that is no row.
     """
     path = Path(path)
     if path.is_dir():
         own = path / "rows.jsonl"
         files = [own] if own.exists() else sorted(path.glob("*.jsonl"))
-        if not files:
+        if not files and not none:
             raise FileNotFoundError(f"{path} has no rows.jsonl: give the folder of a finished run")
     elif path.exists():
         files = [path]
@@ -44,7 +44,7 @@ def read(path: str | PathLike[str]) -> Rows:
     rows = Rows()
     for file in files:
         _read_file(file, rows)
-    if not rows:
+    if not rows and not none:
         raise ValueError(f"{files[0]} has no rows" + (f" ({rows.notes[0]})" if rows.notes else ""))
     return rows
 
