@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from whatwhere.kernels.maps import cosine_sine, decayed
-from whatwhere.kernels.prep_access import columns, copy, opened, read, write
+from whatwhere.kernels.prep_access import columns, copy, opened, packed, read, unpacked, write
 
 __all__ = ["backward", "forward", "turn_table"]
 
@@ -98,6 +98,14 @@ def _temper(batch, row, n, temperature, temperature_step):
 
 
 @triton.jit
+def _packed(ring, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr):
+    waiting = ()
+    for index in tl.static_range(len(ring)):
+        waiting += (packed(ring[index], BLOCK_N, BLOCK_F),)
+    return waiting
+
+
+@triton.jit
 def _forward_heads(source, target, low, high, table, heads, temper, side, batch, row, inside, n,
                    angles, MAP: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
                    F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr,
@@ -108,13 +116,22 @@ def _forward_heads(source, target, low, high, table, heads, temper, side, batch,
     for ahead in tl.static_range(DEPTH):
         ring += (read(source, batch, low + ahead, high, row, inside, PAIRED, INTERLEAVED,
                              F, BLOCK_F),)  # fmt: skip
+    if not PAIRED:
+        # In pairs a twentieth fewer instructions; a rotation would take a few registers more.
+        ring = _packed(ring, BLOCK_N, BLOCK_F)
     cosine, sine = _angles(batch, row, n, angles, side, F, BLOCK_F)
     if temper is not None:
         cosine, sine = cosine * temper, sine * temper
     for head in range(low, high):
-        ring += (read(source, batch, head + DEPTH, high, row, inside, PAIRED, INTERLEAVED,
-                             F, BLOCK_F),)  # fmt: skip
-        a, b = opened(ring[0], PAIRED, INTERLEAVED, BLOCK_N, BLOCK_F)
+        if PAIRED:
+            ring += (read(source, batch, head + DEPTH, high, row, inside, True, INTERLEAVED, F,
+                          BLOCK_F),)  # fmt: skip
+            a, b = opened(ring[0], PAIRED, INTERLEAVED, BLOCK_N, BLOCK_F)
+        else:
+            ring += (packed(read(source, batch, head + DEPTH, high, row, inside, False, False, F,
+                                 BLOCK_F), BLOCK_N, BLOCK_F),)  # fmt: skip
+            a, b = opened(unpacked(ring[0], source[0].dtype.element_ty, BLOCK_N, BLOCK_F), False,
+                          False, BLOCK_N, BLOCK_F)  # fmt: skip
         ring = ring[1:]
         c, s = _head_angles(table, head, heads, row, cosine, sine, F, BLOCK_F)
         first, second = MAP(a, b, c, s, target[0].dtype.element_ty)
