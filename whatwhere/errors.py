@@ -106,7 +106,8 @@ def flag(name: str, value: Any) -> bool:
 def kind_of(value: Any) -> str:
     """What a value is, in words: shape and dtype of a tensor or array, else its type's name."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a tensor of shape {tuple(value.shape)} and dtype {value.dtype}"
+        kind = "an array" if type(value).__module__ == "numpy" else "a tensor"
+        return f"{kind} of shape {tuple(value.shape)} and dtype {value.dtype}"
     return type(value).__name__
 
 

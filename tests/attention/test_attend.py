@@ -109,6 +109,15 @@ def test_torchs_function_transforms(name: str, text: str, device: torch.device) 
     torch.testing.assert_close(torch.func.grad(loss)(q.detach()), wanted)
 
 
+@pytest.mark.parametrize("text", ["rope", "alibi", "pope+dual_chunk", "shaw"])
+def test_shapes_without_numbers(text: str) -> None:
+    """On torch's meta device, where models are laid out before they are loaded."""
+    meta = torch.device("meta")
+    rule = make(text, meta).rule(64)
+    q, k, v = vectors(rule, 13, 13, meta)
+    assert attend(q, k, v, rule).shape == (BATCH, HEADS, 13, v.shape[-1])
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("text", ["nope", "rope", "alibi", "pope+dual_chunk", "shaw(sides=keys)"])
 def test_dropout_drops_weights_and_keeps_their_expectation(

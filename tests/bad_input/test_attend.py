@@ -34,6 +34,8 @@ def rule(text: str) -> ww.ScoreRule:
 NAN = torch.zeros(B, G, N, D)
 NAN[1, 2, 3, 0] = math.nan
 
+RAGGED = torch.nested.nested_tensor([torch.zeros(4, D), torch.zeros(5, D)], layout=torch.jagged)
+
 VECTORS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "a list": (attend(q=[1.0]), ("q is list", "tensor")),
     "three axes": (attend(q=torch.zeros(H, N, D)), ("q has shape (6, 5, 4)", "(batch, heads")),
@@ -49,6 +51,8 @@ VECTORS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "k without v": (attend(k=torch.zeros(B, G, 7, D)), ("k is (2, 3, 7, 4)", "must agree")),
     "no multiple": (attend(**kv(B, 4, N, D)), ("6 query heads over 4", "multiple")),
     "NaN": (attend(v=NAN), ("v contains NaN",)),
+    "sparse": (attend(k=torch.zeros(B, G, N, D).to_sparse()), ("k is a torch.sparse_coo", "dense")),
+    "ragged": (attend(q=RAGGED), ("q is a nested tensor", "padded")),
 }
 
 OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -75,8 +79,9 @@ OPTIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
 POSITIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "list": (attend(q_pos=[0, 1], k_pos=AT), ("q_pos is list", "int64")),
     "floats": (attend(q_pos=AT.float(), k_pos=AT), ("q_pos", "torch.float32", "int64")),
+    "array": (attend(q_pos=AT.numpy(), k_pos=AT), ("q_pos is an array", "give an int64 tensor")),
     "bool": (attend(q_pos=AT > 1, k_pos=AT), ("q_pos", "torch.bool", "int64")),
-    "short": (attend(q_pos=AT[:3], k_pos=AT), ("q_pos has shape (1, 3)", "(5,) or (batch, 5)")),
+    "short": (attend(q_pos=AT[:3], k_pos=AT), ("q_pos has shape (3,)", "(5,) or (batch, 5)")),
     "three axes": (attend(q_pos=AT, k_pos=AT[None, None]), ("k_pos has shape (1, 1, 5)", "(5,)")),
     "three rows": (attend(q_pos=AT.expand(3, N), k_pos=AT), ("q_pos has 3 rows", "(2, n)")),
     "only queries": (attend(q_pos=AT), ("k_pos is missing", "together")),
@@ -94,7 +99,7 @@ POSITIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "short documents": (attend(q_documents=AT, k_documents=AT[1:]), ("k_documents has shape",)),
     "valid list": (attend(k_valid=[True] * N), ("k_valid is list", "bool")),
     "valid ints": (attend(k_valid=torch.ones(N).long()), ("k_valid", "torch.int64", "bool")),
-    "valid short": (attend(k_valid=torch.ones(4).bool()), ("k_valid has shape (1, 4)", "(5,)")),
+    "valid short": (attend(k_valid=torch.ones(4).bool()), ("k_valid has shape (4,)", "(5,)")),
     "no queries": (functools.partial(ww.Where, 0, N), ("queries is 0", "at least 1")),
     "float keys": (functools.partial(ww.Where, N, 5.0), ("keys is 5.0", "at least 1")),
 }

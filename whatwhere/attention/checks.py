@@ -33,6 +33,9 @@ def check_vector(name: str, x: Tensor, q: Tensor, axes: str = _AXES) -> None:
     """Raise TypeError or ValueError unless x has four axes, q's dtype and q's device."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is {kind_of(x)}; give a tensor")
+    if x.is_nested or x.layout != torch.strided:
+        what = "nested" if x.is_nested else x.layout
+        raise TypeError(f"{name} is a {what} tensor; give a dense one, padded (k_valid) or packed")
     if x.dim() != 4:
         raise ValueError(f"{name} has shape {tuple(x.shape)}; give {axes}")
     if 0 in x.shape:

@@ -164,6 +164,8 @@ def _widths(rule: ScoreRule, call: Call) -> probe.Widths:
 
 def _dtype(call: Call) -> torch.dtype:
     kind = call.device.type
+    if kind == "meta":  # torch knows no autocast there, and raises
+        return call.q.dtype
     if call.q.dtype != torch.float64 and torch.is_autocast_enabled(kind):
         return torch.get_autocast_dtype(kind)
     return call.q.dtype

@@ -168,10 +168,8 @@ class Where:
         return self._shaped(name, value.to(torch.int64), length)
 
     def _shaped(self, name: str, value: Tensor, length: int) -> Tensor:
-        if value.dim() == 1:
-            value = value[None]
-        if value.dim() != 2 or value.shape[1] != length:
+        if value.dim() not in (1, 2) or value.shape[-1] != length:
             raise ValueError(
                 f"{name} has shape {tuple(value.shape)}; give ({length},) or (batch, {length})"
             )
-        return value
+        return value[None] if value.dim() == 1 else value
