@@ -1,6 +1,7 @@
 """report: the same table, figure and page as the functions give, at the right places."""
 
 import json
+import os
 from pathlib import Path
 
 from made_claims import CLAIMS, made_rows, make
@@ -40,6 +41,14 @@ def test_figures_are_drawn_where_rows_have_none(run, tmp_path: Path) -> None:
     run("report", str(tmp_path))
     assert (folder / "figure.svg").exists()
     assert "data:image/svg+xml" in (tmp_path / "report.html").read_text()
+    before = (folder / "figure.svg").read_text()
+    run("report", str(tmp_path))
+    rows = folder / "rows.jsonl"
+    rows.write_text(rows.read_text().replace('"value": 0.7', '"value": 0.9'))
+    drawn = (folder / "figure.svg").stat().st_mtime
+    os.utime(rows, (drawn + 1, drawn + 1))  # rows of a run that --minutes stopped
+    run("report", str(tmp_path))
+    assert (folder / "figure.svg").read_text() != before
     (folder / "paper.csv").write_text("study,claim\nmade,x\n")
     done = run("report", str(tmp_path))
     assert done.code == 2

@@ -91,6 +91,7 @@ def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     ("arguments", "message"),
     [
         (("--only", "rop"), "unknown cell of made 'rop'; did you mean 'rope'"),
+        (("--only", " ,"), "--only is ' ,', which names no cell"),
         (("--seeds", "one"), "--seeds is 'one'; write 0-7"),
         (("--device", "cuda:0,gpu"), "write cpu, cuda, or several by comma: cuda:0,cuda:1"),
         (("--seeds", "5"), "seed 5 is none of these cells'"),

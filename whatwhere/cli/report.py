@@ -77,7 +77,7 @@ def report(
 
 
 def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
-    """Verdicts of all studies under `root`; figures that are missing beside rows are drawn."""
+    """Verdicts of all studies under `root`; figures that rows lack or outran are drawn."""
     from whatwhere.cli.console import console
     from whatwhere.report import claims_page, figure, read, verdicts
     from whatwhere.report.claims_table import claims_markdown, claims_records, render_claims
@@ -92,13 +92,21 @@ def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
         return
     render_claims(found, console())
     for study in found:
-        if study.rows and not list(study.folder.glob("*.svg")):
+        if study.rows and _outdated(study.folder):
             rows, stem = read(study.folder), study.folder / "figure"
             if not study_figures(rows, study.folder / "curves.csv", stem):
                 figure(rows, stem)
     alone = (root / "paper.csv").exists()
     print()
     print(claims_page(found, page, figures_under=None if alone else root))
+
+
+def _outdated(folder: Path) -> bool:
+    """Whether rows or curves came after the figures: a run that was stopped draws none."""
+    drawn = [file.stat().st_mtime for file in folder.glob("*.svg")]
+    read = [file.stat().st_mtime for file in (folder / "rows.jsonl", folder / "curves.csv")
+            if file.exists()]  # fmt: skip
+    return not drawn or max(read, default=0.0) > min(drawn)
 
 
 def publish(rows: Sequence[Row], path: Path) -> list[Path]:

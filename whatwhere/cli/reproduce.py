@@ -92,6 +92,8 @@ def reproduce(
     found = load_study(study)
     names = None if only is None else [part.strip() for part in only.split(",") if part.strip()]
     found.chosen(names)  # misspelt names at once
+    if names == []:
+        raise ValueError(f"--only is {only!r}, which names no cell; --dry-run shows their names")
     given, which = named_files(data or ()), read_seeds(seeds)
     # A plan is the study's own; on a CPU its precision would be another one than its rows'.
     told = device is not None or not dry_run
