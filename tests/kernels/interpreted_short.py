@@ -17,8 +17,9 @@ from kernels.interpreted_prep import angles, generator, poisoned
 from kernels.interpreted_tiled import CALLS, LIMIT, dense, error
 from torch import Tensor
 
+from whatwhere.attention import fused, probe
 from whatwhere.kernels import attention as A
-from whatwhere.kernels import features, fused_op, short_sizes
+from whatwhere.kernels import features, fused_op, short_sizes, tiled_sizes
 from whatwhere.kernels.pairs import EVERYTHING, FAR, Pairs
 from whatwhere.maps import Decay, Map, Polar, Rotate
 
@@ -253,6 +254,18 @@ def test_what_does_not_fit_is_refused() -> None:
     assert "no sizes for GPUs of kind 'abacus', 2 bytes, 64 channels" in str(
         short_sizes.why_not("abacus", 2, 64)
     )
+
+
+def test_one_query_is_not_taken_for_a_call_of_few_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trial has one key, and up to 64 may come: at 128 channels an A100's tiles hold 32."""
+    for module in (A, tiled_sizes):
+        monkeypatch.setattr(module, "of_device", lambda _: "ampere")
+    widths = probe.Widths(
+        0, torch.bfloat16, 128, 128, 1, causal=False, square=False, round=False, single=True,
+        gradient=True, short=True,
+    )  # fmt: skip
+    assert "64 tokens of 128 channels" in str(fused._why_not_attention("short", widths))
+    assert fused._why_not_attention("short", replace(widths, features=64, values=64)) is None
 
 
 COMPILED = """

@@ -89,10 +89,17 @@ def _attention(
 def _why_not_attention(kernel: str, widths: probe.Widths) -> str | None:
     if widths.causal and not widths.square:
         return "its causal form wants as many keys as queries"
+    from whatwhere.kernels import short_sizes
     from whatwhere.kernels.attention import why_not
+    from whatwhere.kernels.tiled_sizes import of_device
 
     device = torch.device("cuda", widths.device)
-    return why_not(kernel, widths.features, widths.values, widths.dtype, device)
+    reason = why_not(kernel, widths.features, widths.values, widths.dtype, device)
+    if reason is None and kernel == "short":
+        # The trial of a call with one query or one key is too short to tell.
+        wide, size = max(widths.features, widths.values), widths.dtype.itemsize
+        reason = short_sizes.why_not(of_device(device), size, wide, probe.SHORT)
+    return reason
 
 
 probe.own(_attention, _why_not_attention)

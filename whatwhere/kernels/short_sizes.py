@@ -68,8 +68,9 @@ def sizes_for(kind: str, itemsize: int, tokens: int, width: int) -> tuple[int, S
     return None
 
 
-def why_not(kind: str, itemsize: int, width: int) -> str | None:
-    """None if sequences of some length have sizes at this width, else a sentence."""
-    if sizes_for(kind, itemsize, 1, width) is None:
-        return f"it has no sizes for GPUs of kind {kind!r}, {itemsize} bytes, {width} channels"
+def why_not(kind: str, itemsize: int, width: int, tokens: int = 1) -> str | None:
+    """None if sequences of up to so many tokens have sizes at this width, else a sentence."""
+    if sizes_for(kind, itemsize, tokens, width) is None:
+        of = f"{tokens} tokens of {width} channels" if tokens > 1 else f"{width} channels"
+        return f"it has no sizes for GPUs of kind {kind!r}, {itemsize} bytes, {of}"
     return None
