@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from whatwhere.kernels import delta, tiled_launch
 from whatwhere.kernels import pairs as P
-from whatwhere.kernels import tiled_launch
 from whatwhere.kernels.tiled_sizes import Sizes, Tile
 
 SCALE = 0.17
@@ -173,6 +173,16 @@ def test_widths_and_dtypes(f: int, dv: int, dtype: torch.dtype) -> None:
         for h, width in ((2, f), (1, f), (1, dv))
     )
     compare(P.Pairs(), q, k, v, None)
+
+
+def test_row_sums_reach_beyond_32_bits() -> None:
+    """Rows of a block, even those that do not exist, are up to 63 · 2^26 values away: it wrapped
+    (the quick interpreter refuses to), at half a million tokens of 4,096 channels."""
+    x = draw(16).as_strided((1, 1, 1, 16), (16, 16, 2**26, 1))
+    sums = torch.full((1, 1, 1), float("nan"))
+    steps = x.stride()[:3]
+    delta.delta[(1, 1)](x, x, steps, steps, sums, 1, 1, 16, WIDTH=16, BLOCK=64)
+    torch.testing.assert_close(sums.sum(), (x * x).sum())
 
 
 def test_groups_of_heads_and_channels_that_are_not_neighbours() -> None:

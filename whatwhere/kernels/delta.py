@@ -16,8 +16,10 @@ def delta(out, grad, out_strides, grad_strides, result, queries, heads, width,
     row = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     channel = tl.arange(0, WIDTH)[None, :]
     inside = (row < queries)[:, None] & (channel < width)
-    a = out + batch * out_strides[0] + head * out_strides[1] + row[:, None] * out_strides[2]
-    b = grad + batch * grad_strides[0] + head * grad_strides[1] + row[:, None] * grad_strides[2]
+    # Half a million tokens of 4,096 channels are more than 32 bits count.
+    far = row.to(tl.int64)[:, None]
+    a = out + batch * out_strides[0] + head * out_strides[1] + far * out_strides[2]
+    b = grad + batch * grad_strides[0] + head * grad_strides[1] + far * grad_strides[2]
     a = tl.load(a + channel, mask=inside, other=0.0).to(tl.float32)
     b = tl.load(b + channel, mask=inside, other=0.0).to(tl.float32)
     tl.store(result + index.to(tl.int64) * queries + row, tl.sum(a * b, 1), mask=row < queries)
