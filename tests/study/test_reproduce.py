@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from study import made_study
 
 from whatwhere import report
 from whatwhere.errors import UnknownName
+from whatwhere.study import checkpoint
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library, named_files
 from whatwhere.study.observer import Observer
@@ -274,6 +276,32 @@ def test_studies_share_trainings(tmp_path: Path) -> None:
     with open_ledger(other, tmp_path / "other") as ledger:
         rows = reproduce(other, ledger, Library(), tmp_path / "checkpoints", observer=NoTraining())
     assert {r["run"] for r in rows} == {"s_rope"}
+
+
+def test_a_training_of_another_run_is_waited_for(tmp_path: Path) -> None:
+    """Two runs at once with one folder of checkpoints: one trains, the other takes what it made."""
+    study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
+    rows = run(study, tmp_path, only=("rope",))
+    (file,) = (tmp_path / "checkpoints").glob("*.pt")
+    shared = tmp_path / "shared"
+
+    class Other(NoTraining):
+        """The other run: it is through when it was waited for."""
+
+        waited = 0
+
+        def waits(self, name: str) -> None:
+            assert name == "rope, seed 0"
+            self.waited += 1
+            shutil.copy(file, shared)
+            held.close()
+
+    other = Other()
+    with ExitStack() as held, open_ledger(study, tmp_path / "other") as ledger:
+        held.enter_context(checkpoint.alone(shared / file.name, lambda: None))
+        found = reproduce(study, ledger, Library(), shared, only=("rope",), observer=other)
+    assert other.waited == 1
+    assert plain(found) == plain(rows)
 
 
 def test_rows_of_another_configuration_are_refused(tmp_path: Path) -> None:

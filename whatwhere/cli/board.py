@@ -24,6 +24,7 @@ class Board(Screen):
         super().__init__()
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
         self._parent = os.environ.get(PARENT)
+        self._waited: set[str] = set()
 
     @property
     def late(self) -> bool:
@@ -39,6 +40,11 @@ class Board(Screen):
         self._drop()
         self._now = self._bar(f"train {name}", steps, step)
         self._pace, self._valid = (step, time.monotonic()), None
+
+    def waits(self, name: str) -> None:
+        if name not in self._waited:
+            self._waited.add(name)
+            self._say(f"{name}: another run trains it; waiting for its end")
 
     def trained(self, name: str, seed: int, seconds: float, failed: str | None) -> None:
         self._drop()

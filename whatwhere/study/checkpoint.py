@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
-__all__ = ["load", "random_state", "restore_random_state", "save"]
+__all__ = ["alone", "load", "random_state", "restore_random_state", "save"]
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
@@ -27,6 +29,30 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(neighbour, path)
+
+
+@contextmanager
+def alone(path: Path, wait: Callable[[], object]) -> Generator[None]:
+    """Within `with` no other process trains what lies at `path`; `wait` is called until then.
+
+    Studies that share a folder share trainings: two runs at once would do the same work twice, and
+    take each other's half-written file. Where files cannot be locked, nobody waits.
+    """
+    with ExitStack() as held:
+        # Windows, a network's file system, a folder to be read only: no lock.
+        with suppress(ImportError, OSError):
+            import fcntl
+
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = held.enter_context(path.with_name(f".{path.name}.lock").open("a"))
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    wait()
+                    time.sleep(0.2)
+        yield
 
 
 def load(path: Path) -> dict[str, Any] | None:

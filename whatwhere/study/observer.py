@@ -20,6 +20,9 @@ class Observer:
     def train(self, name: str, seed: int, step: int, steps: int) -> None:
         """A training begins or goes on at `step`."""
 
+    def waits(self, name: str) -> None:
+        """Another run trains this; called again and again until that run is through."""
+
     def step(self, step: int, loss: float, work: float) -> None:
         """One optimizer step is done; `loss` is its training loss in nats per token."""
 

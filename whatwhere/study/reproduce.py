@@ -14,12 +14,14 @@ import gc
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from whatwhere.errors import FAULTS, first_line
+from whatwhere.study import checkpoint
 from whatwhere.study.cell_rows import row_of
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library
@@ -123,22 +125,32 @@ class _Run:
         if cell.start is not None and not path.exists():
             start = self._starts(self.study.cell(cell.start), seeds)
         data = self.library.drawn(cell.data, cell.config.train_length, cell.drawn)
-        training = Training(
-            cell.config, data, cell.encoding, seeds, path, keep_best=cell.keep_best, start=start
-        )
         name, work = f"{cell.name}, seed {_span(seeds)}", len(seeds) * _step_work(cell)
-        self.watch.train(name, seeds[0], training.step, cell.config.steps)
-        self.watch.skipped(training.step * work)
-        if not training.finished:
-            try:
-                training.run(self.watch, work, self.every)
-            finally:
-                self.ledger.add_curve(cell.name, training.curve)
-        else:
-            self.ledger.add_curve(cell.name, training.curve)
+
+        def wait() -> None:
+            self._stop()
+            self.watch.waits(name)
+
+        # Of processes that train together only the first writes, and so waits.
+        with checkpoint.alone(path, wait) if self.ledger.writes else nullcontext():
+            training = Training(
+                cell.config, data, cell.encoding, seeds, path, keep_best=cell.keep_best, start=start
+            )
+            self._run(cell, training, name, work)
         reasons = [f"seed {s}: {f}" for s, f in zip(seeds, training.failed, strict=True) if f]
         self.watch.trained(name, seeds[0], training.seconds, "; ".join(reasons) or None)
         return training
+
+    def _run(self, cell: Cell, training: Training, name: str, work: float) -> None:
+        """Train to the end what is not finished; its curve, however it ends."""
+        seeds = training.seeds
+        self.watch.train(name, seeds[0], training.step, cell.config.steps)
+        self.watch.skipped(training.step * work)
+        try:
+            if not training.finished:
+                training.run(self.watch, work, self.every)
+        finally:
+            self.ledger.add_curve(cell.name, training.curve)
 
     def _starts(self, base: Cell, seeds: Sequence[int]) -> list[dict[str, torch.Tensor]]:
         """The trained weights of a cell, seed by seed; it is trained now if it was not yet."""
