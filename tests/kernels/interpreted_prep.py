@@ -185,7 +185,7 @@ def test_how_a_backward_pass_is_split_changes_sums_only(monkeypatch: pytest.Monk
     found = []
     for programs, heads, depth, span in ((1, 4, 1, 16), (1, 2, 0, 72), (99, 6, 3, 72)):
         monkeypatch.setattr(prep_launch, "PROGRAMS", programs)
-        sizes = prep_launch.Sizes(256, 2, heads, depth, None, span)
+        sizes = prep_launch.Sizes(256, 2, heads, depth, None, span, heads == 4)
         monkeypatch.setitem(prep_launch.SIZES, ("sums", False), sizes)
         found.append(torch.autograd.grad(out, [q, k, offset], grads, retain_graph=True))
     for dq, dk, d_offset in found[1:]:

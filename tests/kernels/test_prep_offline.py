@@ -43,7 +43,7 @@ def compiled(
         "INTERLEAVED": chosen.interleaved, "F": frequencies, "REST": rest,
         "BLOCK_N": sizes.tile // block // (2 if (direction, dtype) == ("sums", "fp32") else 1),
         "BLOCK_F": block, "BLOCK_R": max(rest, 1), "DEPTH": sizes.depth, "HEADS": sizes.heads,
-        "NEAR": (True, True, True), "FULL": (True, True),
+        "NEAR": (True, True, True), "FULL": (True, True), "APART": sizes.apart,
     }  # fmt: skip
     cap = sizes.registers if dtype == "bf16" and rest == 0 and not more else None
     return compile_for_hopper(kernel[direction], arguments, constants, sizes.warps, registers=cap)

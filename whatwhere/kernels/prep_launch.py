@@ -43,7 +43,8 @@ class Sizes:
     heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
     ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and how
     much it does at most, one block after the other: so many blocks, or in "sums" so many positions
-    (as many at every width were the fastest)."""
+    (as many at every width were the fastest). In "sums" loads are at most `heads` ahead, and keys
+    may come after all queries (`apart`)."""
 
     tile: int
     warps: int
@@ -51,6 +52,7 @@ class Sizes:
     depth: int = 1
     registers: int | None = None
     span: int = 8
+    apart: bool = False
 
 
 #: (direction, whether pairs of channels turn) -> sizes. Chosen here once, on Hopper. "sums" is the
@@ -204,7 +206,8 @@ def launch(
     own = {}
     if direction == "sums":
         widths = width, width + 2 * frequencies - how.channels(frequencies), width
-        own = {"HEADS": sizes.heads} | _flags(described, widths, sizes.heads)
+        own = {"HEADS": sizes.heads, "APART": sizes.apart}
+        own |= _flags(described, widths, sizes.heads)
     with on_device:
         _KERNELS[direction][(shape[0] * how_many.chunks * how_many.groups,)](
             *described,

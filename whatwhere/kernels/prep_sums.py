@@ -173,18 +173,26 @@ def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, earl
              LEARNED: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
              F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
              BLOCK_R: tl.constexpr, HEADS: tl.constexpr, DEPTH: tl.constexpr, NEAR: tl.constexpr,
-             FULL: tl.constexpr):  # fmt: skip
+             FULL: tl.constexpr, APART: tl.constexpr):  # fmt: skip
     """Gradients of raw queries and keys (q_out, k_out) from those of their features.
 
     Features are y = m e^(I φ), so d loss / d φ = grad_1 y_0 - grad_0 y_1 for every map. Its sum
     over a chunk of `span` blocks of positions goes to partial (batch · chunks, heads, F) float32,
     each element written by one program: the sum over chunks that follows (`total`) has a fixed
-    order (no atomics). Programs are (chunk, group of at most HEADS heads), groups of queries first.
+    order (no atomics). Programs are (chunk, group of at most HEADS heads), groups of queries first
+    (APART: all programs of keys, which have less to do, after those of queries).
     NEAR: in which tensors (raw, gradients, results) every head's channels follow the previous
     one's. FULL: whether every group (of queries, of keys) has HEADS heads.
     """
     program = tl.program_id(0)
+    q_groups = tl.cdiv(heads, HEADS)
     group, chunk = program % groups, program // groups
+    if APART:
+        of_queries = tl.num_programs(0) // groups * q_groups
+        mine = program < of_queries
+        low, count = tl.where(mine, 0, of_queries), tl.where(mine, q_groups, groups - q_groups)
+        group = tl.where(mine, 0, q_groups) + (program - low) % count
+        chunk = (program - low) // count
     batch = chunk // chunks
     angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
               centre)  # fmt: skip
@@ -192,7 +200,6 @@ def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, earl
     OUT: tl.constexpr = 2 * F + REST
     first = (chunk % chunks) * span
     last = tl.minimum(first + span, blocks)
-    q_groups = tl.cdiv(heads, HEADS)
     if group < q_groups:
         low, high = group * heads // q_groups, (group + 1) * heads // q_groups
         own, sums = table, partial
