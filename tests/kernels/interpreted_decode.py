@@ -335,6 +335,31 @@ def test_the_operator_is_one_to_torch_compile() -> None:
     )  # fmt: skip
 
 
+class Learned(torch.nn.Module):
+    """τ(i) = 1 + w i."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.w = torch.nn.Parameter(torch.tensor(0.1))
+
+    def forward(self, i: Tensor) -> Tensor:
+        return 1.0 + self.w * i.float()
+
+
+def test_a_learned_temperature_keeps_its_gradient() -> None:
+    """It was cut off: queries, keys and values of a frozen model want none."""
+    given, found = call(4, 2, 40, 16, 16), {}
+    vectors = {"q": given.q, "k": given.k, "v": given.v}
+    for backend in ("reference", "fused"):
+        temperature = Learned()
+        rule = ruled(MAPS["half"]).with_temperature(temperature)
+        out = ww.attend(**vectors, rule=rule, where=given.where, backend=backend)
+        found[backend] = torch.autograd.grad(out.sin().sum(), temperature.w)[0]
+        with torch.no_grad():
+            assert fused_decode.why_not(rule, given) is None
+    torch.testing.assert_close(found["fused"], found["reference"], rtol=1e-4, atol=0)
+
+
 def test_reasons() -> None:
     given = call(4, 2, 8, 16, 16)
     rule = ruled(MAPS["half"])

@@ -11,12 +11,12 @@ from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from whatwhere.attention.where import Where
 from whatwhere.rule import ScoreRule
 
-__all__ = ["Backend", "Call", "Unsupported", "repeat_heads"]
+__all__ = ["Backend", "Call", "Unsupported", "learns", "repeat_heads"]
 
 
 class Unsupported(NotImplementedError):
@@ -66,6 +66,17 @@ class Backend(Protocol):
     def __call__(self, rule: ScoreRule, call: Call) -> Float[Tensor, "b h nq dv"]:
         """The attention output. Only called when `why_not` gave None."""
         ...
+
+
+def learns(*parts: object) -> bool:
+    """Whether a gradient is wanted of what maps, biases or temperatures of a rule hold."""
+    if not torch.is_grad_enabled():
+        return False
+    for part in parts:
+        held = part.parameters() if isinstance(part, nn.Module) else vars(part).values()
+        if any(isinstance(item, Tensor) and item.requires_grad for item in held):
+            return True
+    return False
 
 
 def repeat_heads(x: Float[Tensor, "b g n d"], heads: int) -> Float[Tensor, "b h n d"]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from whatwhere.attention import prepared
-from whatwhere.attention.backend import Call
+from whatwhere.attention.backend import Call, learns
 from whatwhere.attention.flex_blocks import block_mask
 from whatwhere.attention.where import Where
 from whatwhere.maps import Map
@@ -57,7 +57,7 @@ class Flex:
         if call.dropout > 0:
             return f"FlexAttention has no dropout, and dropout is {call.dropout}"
         if call.device.type == "cpu":
-            if call.needs_grad or (torch.is_grad_enabled() and _learns(rule)):
+            if call.needs_grad or _learns(rule):
                 return "on a CPU, FlexAttention computes no gradients"
             if not call.named:
                 return "on a CPU, FlexAttention is slower than the dense reference: ask by name"
@@ -86,11 +86,9 @@ class Flex:
 
 
 def _learns(rule: ScoreRule) -> bool:
-    """Whether a bias or a map (PoPE's δ) holds something that wants a gradient."""
+    """Whether a bias, a temperature or a map (PoPE's δ) holds something that wants a gradient."""
     maps = [side for term in rule.cases for side in (term.query, term.key)]
-    parts = (*rule.biases, *maps)
-    held = [item for part in parts for item in vars(part).values()]
-    return any(isinstance(item, Tensor) and item.requires_grad for item in held)
+    return learns(*rule.biases, *rule.temperatures, *maps)
 
 
 def _one_term(

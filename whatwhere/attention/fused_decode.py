@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from whatwhere.attention.backend import Call
+from whatwhere.attention.backend import Call, learns
 from whatwhere.attention.pages import Pages
 from whatwhere.maps import Plain
 from whatwhere.rule import ScoreRule
@@ -106,7 +106,7 @@ def _why_not_vectors(rule: ScoreRule, q: Tensor, k: Tensor, v: Tensor) -> str | 
     offset = getattr(rule.only.query, "offset", None)
     slopes = _slopes(rule)
     wanted = any(x is not None and x.requires_grad for x in (q, k, v, offset, slopes))
-    if wanted and torch.is_grad_enabled():
+    if (wanted and torch.is_grad_enabled()) or learns(*rule.temperatures):
         return "the decode kernel has no gradient"
     if queries > MOST_QUERIES:
         return f"the decode kernel takes at most {MOST_QUERIES} query positions, not {queries}"
