@@ -10,6 +10,8 @@ import pytest
 from made_claims import RULE, claim, make
 from study.made_study import LENGTH
 
+from whatwhere.cli.board import Board
+
 STUDY = """
 from pathlib import Path
 from study.made_study import indirect
@@ -85,6 +87,36 @@ def test_a_process_a_device(run, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
     assert len({(r["run"], r["seed"], r["metric"], r.get("probe")) for r in rows}) == 6
     assert not (folder / ".devices").exists()
+
+
+def test_the_time_left_is_that_of_trainings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Half of the steps took 40 s and the evaluations an hour: 40 s of training are left."""
+    clock = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
+    board = Board()
+    board.begin(10.0, 0.0)
+    board.train("rope, seed 0", 0, 0, 5)
+    for step in range(1, 6):
+        clock[0] += 8.0
+        board.step(step, 1.0, 1.0)
+    board.trained("rope, seed 0", 0, 40.0, None)
+    for _ in range(4):
+        board.evaluate("rope scores", 0, 16)
+        clock[0] += 900.0
+        board.evaluated({}, 0.0)
+    clock[0] += 100.0
+    board.train("pope, seed 0", 0, 0, 5)
+    clock[0] += 8.0
+    board.step(1, 1.0, 1.0)
+    board.close()
+    told = [line for line in capsys.readouterr().err.splitlines() if "left" in line]
+    assert [line.partition("  (")[0] for line in told] == [
+        "40% done, about 48 s of training left",
+        *["50% done, about 40 s of training left"] * 4,
+        "60% done, about 32 s of training left",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -17,14 +17,18 @@ PARENT = "WHATWHERE_PARENT"
 class Board(Screen):
     """`Screen` for several seeds at once; asks to stop when `minutes` are over.
 
-    late: whether that is why. A name comes with its seeds: "pope, seed 0-3".
+    late: whether that is why. A name comes with its seeds: "pope, seed 0-3". The time left is that
+    of trainings alone: what an evaluation costs is known when it is over, so its time is left out.
     """
+
+    LEFT = "of training left"
 
     def __init__(self, minutes: float | None = None) -> None:
         super().__init__()
         self._until = None if minutes is None else time.monotonic() + 60 * minutes
         self._parent = os.environ.get(PARENT)
         self._waited: set[str] = set()
+        self._idle: float | None = None
 
     @property
     def late(self) -> bool:
@@ -38,6 +42,8 @@ class Board(Screen):
 
     def train(self, name: str, seed: int, step: int, steps: int) -> None:
         self._drop()
+        self._leave_out()
+        self._idle = None
         self._now = self._bar(f"train {name}", steps, step)
         self._pace, self._valid = (step, time.monotonic()), None
 
@@ -48,6 +54,7 @@ class Board(Screen):
 
     def trained(self, name: str, seed: int, seconds: float, failed: str | None) -> None:
         self._drop()
+        self._idle = time.monotonic()
         if failed:
             self._say(f"[red]{name}: {failed}[/red]")
         elif self._valid is not None:
@@ -60,12 +67,19 @@ class Board(Screen):
 
     def evaluated(self, row: dict[str, Any], work: float) -> None:
         self._drop()
+        self._leave_out()
         if row.get("error"):
             self._say(
                 f"[red]{row['run']}, seed {row['seed']}, {row['metric']} at {row['eval_length']}: "
                 f"{row['error']}[/red]"
             )
         self._advance(work)
+
+    def _leave_out(self) -> None:
+        """Since the last training nothing was trained."""
+        if self._idle is not None:
+            now = time.monotonic()
+            self._begun, self._idle = self._begun + now - self._idle, now
 
     def stop(self) -> bool:
         alone = self._parent is not None and str(os.getppid()) != self._parent

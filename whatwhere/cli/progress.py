@@ -63,6 +63,9 @@ class Interrupts:
 class Screen(Observer):
     """Bars with the time left; without a terminal a line now and then. All of it on stderr."""
 
+    LEFT = "left"
+    """Of what the time left is told."""
+
     def __init__(self, interrupts: Interrupts | None = None) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.interrupts = interrupts or Interrupts()
@@ -170,7 +173,7 @@ class Screen(Observer):
             pace = (time.monotonic() - self._begun) / (self._done - before)
             left = _minutes(pace * (total - self._done))
             now = f"  ({self._figures})" if self._figures else ""
-            self._line(f"{share:.0%} done, about {left} left{now}")
+            self._line(f"{share:.0%} done, about {left} {self.LEFT}{now}")
 
     def _say(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
