@@ -108,6 +108,18 @@ def test_whatever_pairs_are_looked_at(
     examine(kernels, record_property, most)
 
 
+@pytest.mark.parametrize("begin", [0, 5])
+def test_the_copy_engine_begins_at_16_bytes(begin: int) -> None:
+    """A contiguous tensor that begins elsewhere was handed over as it is."""
+    x = torch.arange(begin + 2 * 3 * 8 * 16.0).to(torch.bfloat16)[begin:].view(2, 3, 8, 16)
+    assert x.is_contiguous()
+    operand = hopper_launch._Operand(x, 64)
+    assert operand.tensor.data_ptr() % 16 == 0
+    assert torch.equal(operand.tensor, x)
+    assert operand.strides == [384, 128, 16, 1]
+    assert (operand.tensor is x) == (begin == 0), "nothing is copied that need not be"
+
+
 def examine(kernels: list[Launched], record_property: Any, most: int = 0) -> None:
     """No spills (at most so many bytes), no waiting for products, tensor cores, room."""
     assert len([each for each in kernels if each.name not in PLAIN]) >= 2, "forward and backward"

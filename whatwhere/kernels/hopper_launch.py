@@ -134,7 +134,8 @@ class _Operand:
         strides = [s if n > 1 else 8 for n, s in zip(x.shape, x.stride(), strict=True)]
         fits = all(s > 0 and s * x.element_size() % 16 == 0 for s in strides[:-1])
         if x.stride(-1) != 1 or not fits or x.data_ptr() % 16:
-            x = x.contiguous()
+            # Not contiguous(): a tensor that begins anywhere may be contiguous where it is.
+            x = x.clone(memory_format=torch.contiguous_format)
             strides = list(x.stride())
         self.tensor, self.strides, self.width = x, [*strides[:-1], 1], width
 
