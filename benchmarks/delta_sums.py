@@ -37,9 +37,9 @@ from whatwhere.study.rows import commit, device_name, versions
 
 KEY = ("sums", False)
 OLD = Sizes(0, 0, 0)  # `prep.backward`, which sums block by block
-#: tile, warps, heads, heads loaded ahead, cap on registers, span (any: see SPANS), keys last. Eight
-#: values a thread (tile / (32 warps)), as measured first, and four: half the registers for sums,
-#: so more threads, and all of the next block in flight.
+#: tile, warps, heads, heads loaded ahead, cap on registers, span (any: see SPANS), keys last.
+#: Eight values a thread (tile / (32 warps)), as measured first, and four: half the registers for
+#: sums, so more threads, and all of the next block in flight.
 SHAPES = [
     OLD,
     Sizes(512, 2, 4, 2, 128),

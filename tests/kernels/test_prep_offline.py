@@ -38,12 +38,13 @@ def compiled(
         "amplitude": "fp32", **more,
     }  # fmt: skip
     block = 1 << (frequencies - 1).bit_length()
+    rows = sizes.tile // block // (2 if (direction, dtype) == ("sums", "fp32") else 1)
     constants = {
         **chosen.functions(direction), "PAIRED": chosen.paired,
         "INTERLEAVED": chosen.interleaved, "F": frequencies, "REST": rest,
-        "BLOCK_N": sizes.tile // block // (2 if (direction, dtype) == ("sums", "fp32") else 1),
-        "BLOCK_F": block, "BLOCK_R": max(rest, 1), "DEPTH": sizes.depth, "HEADS": sizes.heads,
-        "NEAR": (True, True, True), "FULL": (True, True), "APART": sizes.apart,
+        "BLOCK_N": rows, "BLOCK_F": block, "BLOCK_R": max(rest, 1), "DEPTH": sizes.depth,
+        "HEADS": sizes.heads, "APART": sizes.apart, "FULL": (True, True),
+        "NEAR": (rows * block <= 128 * sizes.warps,) * 3,
     }  # fmt: skip
     cap = sizes.registers if dtype == "bf16" and rest == 0 and not more else None
     return compile_for_hopper(kernel[direction], arguments, constants, sizes.warps, registers=cap)
@@ -81,9 +82,9 @@ def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
     """Threads meet after the loop over positions, not in it."""
     built = compiled("sums", "softplus", frequencies)
     print(f"sums {frequencies}: {built.registers} registers")  # noqa: T201
-    # Ten numbers beside its 128 registers: 16 warps on a multiprocessor, not 14. With six (and a
-    # thirtieth more instructions in the loop) a twelfth faster on an H200 than 133 without a spill.
-    assert built.spill_bytes <= 40
+    # Four numbers beside its 128 registers: 16 warps on a multiprocessor, not 14. With six it was a
+    # twelfth faster on an H200 than 133 without a spill.
+    assert built.spill_bytes <= 16
     assert built.registers <= 128
     assert "atom" not in built.ptx, "sums have a fixed order"
     loop = longest_loop(built.sass)
@@ -95,7 +96,7 @@ def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
     elements = 32
     assert loop.count("MUFU") == 2.5 * elements
     lines = re.findall(r"^\s+/\*[0-9a-f]+\*/", loop, re.M)
-    assert len(lines) <= 32.5 * elements
+    assert len(lines) <= 33 * elements
 
 
 def test_the_sum_over_chunks_reads_16_bytes_a_thread() -> None:

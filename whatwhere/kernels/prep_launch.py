@@ -207,7 +207,8 @@ def launch(
     if direction == "sums":
         widths = width, width + 2 * frequencies - how.channels(frequencies), width
         own = {"HEADS": sizes.heads, "APART": sizes.apart}
-        own |= _flags(described, widths, sizes.heads)
+        few = how_many.block * triton.next_power_of_2(frequencies) <= 128 * sizes.warps
+        own |= _flags(described, widths, sizes.heads, few)
     with on_device:
         _KERNELS[direction][(shape[0] * how_many.chunks * how_many.groups,)](
             *described,
@@ -247,15 +248,15 @@ def total(partial: Tensor) -> Tensor:
 
 
 def _flags(
-    described: tuple[tuple[Any, ...] | None, ...], widths: tuple[int, ...], heads: int
+    described: tuple[tuple[Any, ...] | None, ...], widths: tuple[int, ...], heads: int, few: bool
 ) -> dict[str, tuple[bool, ...]]:
-    """NEAR and FULL of `prep_sums.backward`, for groups of at most `heads` heads.
+    """NEAR (where a thread has few values) and FULL of `prep_sums.backward`.
 
     A single head tells nothing of where the next one would stand: it counts as standing apart.
     """
 
     def near(x: tuple[Any, ...] | None, width: int) -> bool:
-        return x is None or x[2] == width < x[3]
+        return few and (x is None or x[2] == width < x[3])
 
     roles = zip(described[::2], described[1::2], widths, strict=True)
     counts = (0 if x is None else x[0].shape[1] for x in described[-2:])

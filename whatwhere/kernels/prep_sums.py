@@ -6,10 +6,10 @@ So here a program keeps a few heads from its first position to its last: every t
 rows in registers, and threads meet once, at the end. Heads are unrolled (each has its own registers
 for the sum), blocks of positions are the loop; loads run DEPTH heads ahead, from block to block.
 
-Addresses cost as much as a tenth of the work unless they are constants off one pointer a block and
-tensor (heads side by side, NEAR), and so do loads under a mask, which zero their registers first
-(groups that are not FULL). Rows beyond a program's last read that one again, and cosine and sine
-are 0 there: sums stay as they are.
+Loads under a mask zero their registers first: where groups of heads are FULL there is none. Rows
+beyond a program's last read that one again, and cosine and sine are 0 there: sums stay as they are.
+With four values a thread addresses are constants off one pointer a block and tensor (heads side by
+side, NEAR); with eight these pointers are registers that are not there.
 """
 
 import triton
