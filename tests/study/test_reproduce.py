@@ -15,7 +15,7 @@ from study import made_study
 
 from whatwhere import report
 from whatwhere.errors import UnknownName
-from whatwhere.study import checkpoint
+from whatwhere.study import checkpoint, todo
 from whatwhere.study.cells import Cell, Evaluation, Study
 from whatwhere.study.data import Library, named_files
 from whatwhere.study.observer import Observer
@@ -407,13 +407,36 @@ def test_zero_shot_where_it_is_given(tmp_path: Path, monkeypatch: pytest.MonkeyP
                 for metric in ("accuracy_norm", "accuracy")]  # fmt: skip
 
     monkeypatch.setattr(zero_shot, "zero_shot", made)
+    monkeypatch.setattr(todo, "harness_tasks", lambda: found.append(1))
     monkeypatch.setattr(decoder_inputs, "tokenizer_of", lambda *_: None)
     monkeypatch.setattr("whatwhere.tasks.books.gpt2", lambda: None)
     study = made_study.indirect(tmp_path, steps=2, seeds=(0,))
     each = Evaluation("zero_shot", tasks=("piqa", "cbt"), limit=3)
     study = replace(study, cells=(replace(study.cells[0], evaluations=(made_study.BOTH, each)),))
+    found: list[int] = []
     assert len(run(study, tmp_path)) == 2
+    assert not found
     rows = run(study, tmp_path, {"zero_shot": str(tmp_path)})[2:]
+    assert found
     assert [(r["task"], r["metric"], r.get("value"), r.get("error")) for r in rows] == [
         ("piqa", "accuracy", 0.5, None), ("cbt", "accuracy", None, "no file of cbt"),
     ]  # fmt: skip
+
+
+def test_zero_shot_that_can_not_be_run_is_said_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = made_study.indirect(tmp_path, seeds=(0,))
+    each = Evaluation("zero_shot", tasks=("piqa",))
+    study = replace(study, cells=(replace(study.cells[0], evaluations=(each,)),))
+
+    def without() -> None:
+        raise ModuleNotFoundError("zero-shot tasks need lm-evaluation-harness")
+
+    monkeypatch.setattr(todo, "harness_tasks", without)
+    with pytest.raises(ModuleNotFoundError, match="need lm-evaluation-harness"):
+        run(study, tmp_path / "out", {"zero_shot": str(tmp_path)}, observer=NoTraining())
+    monkeypatch.setattr(todo, "harness_tasks", lambda: None)
+    with pytest.raises(NotADirectoryError, match="give the folder with the tasks' files"):
+        run(study, tmp_path / "out", {"zero_shot": __file__}, observer=NoTraining())
+    assert not (tmp_path / "out" / "checkpoints").exists()

@@ -4,6 +4,7 @@ lack, and that their data and device are there."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 from whatwhere.study.cell_checks import check
 from whatwhere.study.cells import Cell, Study
@@ -11,6 +12,7 @@ from whatwhere.study.data import Library
 from whatwhere.study.devices import usable
 from whatwhere.study.ledger import Ledger, key
 from whatwhere.study.wanted import wanted
+from whatwhere.study.zero_shot_tasks import harness_tasks
 
 __all__ = ["asked", "missing", "ready", "unfinished"]
 
@@ -50,7 +52,8 @@ def unfinished(cell: Cell, todo: Mapping[int, int]) -> Iterator[tuple[int, ...]]
 def ready(cell: Cell, library: Library) -> None:
     """Look for its device and read its data: what is wrong with them is no error of a row.
 
-    What `usable` and the loaders of data raise.
+    What `usable` and the loaders of data raise; for zero-shot tasks that are asked for
+    ModuleNotFoundError without lm-eval, NotADirectoryError for what is no folder.
     """
     usable(cell.config.device, touch=False)  # "cuda" is not GPU 0 of every process
     library.drawn(cell.data, cell.config.train_length, cell.drawn)
@@ -60,3 +63,9 @@ def ready(cell: Cell, library: Library) -> None:
             library.drawn(name, cell.config.train_length, options)
         elif each.kind == "lengths":
             library.task(name)
+        elif each.kind == "zero_shot" and (file := library.files.get("zero_shot")):
+            harness_tasks()
+            if not file.startswith("hub:") and not Path(file).is_dir():
+                raise NotADirectoryError(
+                    f"--data zero_shot={file} is a file; give the folder with the tasks' files"
+                )
