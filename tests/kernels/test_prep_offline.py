@@ -83,8 +83,9 @@ def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
     built = compiled("sums", "softplus", frequencies)
     print(f"sums {frequencies}: {built.registers} registers")  # noqa: T201
     # Four numbers beside its 128 registers: 16 warps on a multiprocessor, not 14. With six it was a
-    # twelfth faster on an H200 than 133 without a spill.
-    assert built.spill_bytes <= 16
+    # twelfth faster on an H200 than 133 without a spill. A mask of channels takes six more.
+    masked = frequencies == 96
+    assert built.spill_bytes <= (40 if masked else 16)
     assert built.registers <= 128
     assert "atom" not in built.ptx, "sums have a fixed order"
     loop = longest_loop(built.sass)
@@ -96,7 +97,7 @@ def test_sums_for_delta_stay_in_registers(frequencies: int) -> None:
     elements = 32
     assert loop.count("MUFU") == 2.5 * elements
     lines = re.findall(r"^\s+/\*[0-9a-f]+\*/", loop, re.M)
-    assert len(lines) <= 33 * elements
+    assert len(lines) <= (36 if masked else 33) * elements
 
 
 def test_the_sum_over_chunks_reads_16_bytes_a_thread() -> None:
@@ -134,4 +135,7 @@ def longest_loop(sass: str) -> str:
 def test_every_option_compiles_without_spills(
     recipe: str, dtype: str, more: dict[str, Any], direction: str
 ) -> None:
-    assert compiled(direction, recipe, 64, 64, dtype, **more).spill_bytes == 0
+    built = compiled(direction, recipe, 64, 64, dtype, **more)
+    # ptxas may put two numbers aside that only the beginning and the end of a program need.
+    assert built.spill_bytes <= (8 if direction == "sums" else 0)
+    assert "LDL" not in longest_loop(built.sass)
