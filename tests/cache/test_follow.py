@@ -12,7 +12,7 @@ from conformance.test_decoding import decoder, numbers, poison
 
 from whatwhere import KVCache
 from whatwhere.attention import Where
-from whatwhere.nn import decoder as decoder_module
+from whatwhere.nn import blocks
 
 
 def stored(cache: KVCache, count: int, device: torch.device) -> None:
@@ -111,13 +111,13 @@ def test_a_decoder_knows_it(padding: int, device: torch.device) -> None:
     valid = torch.ones_like(x, dtype=torch.bool)
     valid[0, :padding] = False
     cache, seen = model.new_cache(12), []
-    attend = decoder_module.attend
+    attend = blocks.attend
 
     def spy(*args: Any, **options: Any) -> Any:
         seen.append(options["where"])
         return attend(*args, **options)
 
-    with mock.patch.object(decoder_module, "attend", spy):
+    with mock.patch.object(blocks, "attend", spy):
         model(x[:, :6], cache=cache, valid=valid[:, :6] if padding else None)
         steps = []
         for step in range(6, 9):
