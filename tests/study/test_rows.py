@@ -1,6 +1,7 @@
 """Rows on disk: a kill loses at most the line it tore."""
 
 import json
+from pathlib import Path
 
 import pytest
 from fresh import ROOT
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whatwhere.study import rows
+from whatwhere.study.directory import write_whole
 
 
 def test_a_torn_last_line_is_no_row_and_is_cut_off(tmp_path):
@@ -56,3 +58,14 @@ def test_provenance_is_json():
     assert "thread" in found["d"]
     if (ROOT / ".git").exists():
         assert len(found["commit"].removesuffix("+")) == 40
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
+def test_a_full_disk_is_named(tmp_path):
+    """The system's error says "No space left on device", but not where."""
+    with pytest.raises(OSError, match=r"No space left on device: '/dev/full'"):
+        rows.append(Path("/dev/full"), {"a": 1})
+    path = tmp_path / "cells.json"
+    path.with_name(".cells.json.new").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"No space left on device: '.*/cells\.json'"):
+        write_whole(path, "{}")

@@ -19,7 +19,7 @@ from typing import Any
 
 from whatwhere.errors import changes
 from whatwhere.study.config import Config
-from whatwhere.study.rows import append, mend, read_rows, row_key
+from whatwhere.study.rows import append, mend, named, read_rows, row_key
 from whatwhere.tasks import Task
 
 __all__ = ["Directory", "locked", "open_directory", "write_whole"]
@@ -168,7 +168,7 @@ def locked(path: Path) -> int | None:
 def write_whole(path: Path, text: str) -> None:
     """Put a text at `path`: a kill leaves the old file or the new one, never a part."""
     neighbour = path.with_name(f".{path.name}.new")
-    with neighbour.open("w", encoding="utf-8") as file:
+    with named(path), neighbour.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

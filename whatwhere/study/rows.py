@@ -6,7 +6,8 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 
 from whatwhere import __version__
 
-__all__ = ["append", "commit", "device_name", "mend", "read_rows", "row_key", "versions"]
+__all__ = ["append", "commit", "device_name", "mend", "named", "read_rows", "row_key", "versions"]
 
 Row = dict[str, Any]
 
@@ -54,10 +55,21 @@ def mend(path: Path) -> None:
 def append(path: Path, row: Mapping[str, Any]) -> None:
     """Write one row behind the others, and return when it is on the disk."""
     line = json.dumps(row, allow_nan=False, ensure_ascii=False) + "\n"
-    with path.open("ab") as file:
+    with named(path), path.open("ab") as file:
         file.write(line.encode())
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def named(path: Path) -> Generator[None]:
+    """Within `with` an error of the system names the file: of a full disk it does not itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
 
 
 def row_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
