@@ -199,28 +199,28 @@ def test_what_lies_around_vectors_reaches_no_sum(
     monkeypatch: pytest.MonkeyPatch, heads: int, near: bool
 ) -> None:
     """Rows before and behind, and heads beside, are NaN; groups of heads are full or not."""
-    monkeypatch.setattr(prep_launch, "PROGRAMS", 6)
-    sizes = prep_launch.Sizes(64, 1, heads, min(heads, 3), None, 8)
+    monkeypatch.setattr(prep_launch, "PROGRAMS", 2)
+    sizes = prep_launch.Sizes(128, 1, heads, min(heads, 3), None, 16)
     monkeypatch.setitem(prep_launch.SIZES, ("sums", False), sizes)
     asked: list[dict[str, tuple[bool, ...]]] = []
     flags = prep_launch._flags
     monkeypatch.setattr(prep_launch, "_flags", lambda *a: asked.append(flags(*a)) or asked[-1])
 
     def surrounded(count: int, width: int) -> Tensor:
-        x = torch.randn(BATCH, 14, count, width, generator=generator(count)).to(torch.bfloat16)
+        x = torch.randn(1, 20, count, width, generator=generator(count)).to(torch.bfloat16)
         if near:
-            around = torch.full((BATCH, 19, count + 2, width), math.nan, dtype=x.dtype)
-            around[:, 3:17, 1:-1] = x
-            return around[:, 3:17, 1:-1].transpose(1, 2)
-        around = torch.full((BATCH, count + 2, 19, width), math.nan, dtype=x.dtype)
-        around[:, 1:-1, 3:17] = x.transpose(1, 2)
-        return around[:, 1:-1, 3:17]
+            around = torch.full((1, 25, count + 2, width), math.nan, dtype=x.dtype)
+            around[:, 3:23, 1:-1] = x
+            return around[:, 3:23, 1:-1].transpose(1, 2)
+        around = torch.full((1, count + 2, 25, width), math.nan, dtype=x.dtype)
+        around[:, 1:-1, 3:23] = x.transpose(1, 2)
+        return around[:, 1:-1, 3:23]
 
     vectors = [surrounded(count, 16).requires_grad_() for count in (6, 3)]
     grads = [surrounded(count, 32) for count in (6, 3)]
     offset = -2 * math.pi * torch.rand(6, 16, generator=generator(4))
     offset.requires_grad_()
-    query, at = Polar(angles(16, 1.1), "softplus", offset), torch.arange(14)[None]
+    query, at = Polar(angles(16, 1.1), "softplus", offset), torch.arange(20)[None]
     made = features.prepare(query, vectors[0], at, vectors[1])
     got = torch.autograd.grad(made, [*vectors, offset], grads)
     exact = [x.detach().double().requires_grad_() for x in vectors]
