@@ -3,6 +3,7 @@
 import io
 import json
 import urllib.request
+from http.client import IncompleteRead
 
 import pytest
 import torch
@@ -56,6 +57,15 @@ def test_it_is_fetched_once(tmp_path, content, monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     with pytest.raises(OSError, match=r"cannot be fetched \(.*no route.*give data=FILE"):
         tasks.load("chorales_16th")
+
+    class Cut(io.BytesIO):
+        def read(self, *size):
+            raise IncompleteRead(b"{", 99)
+
+    for broken in (io.BytesIO(b"<html>sign in</html>"), io.BytesIO(b"\xff"), Cut()):
+        monkeypatch.setattr(urllib.request, "urlopen", lambda *_, broken=broken, **__: broken)
+        with pytest.raises(OSError, match=r"cannot be fetched \(.*give data=FILE"):
+            tasks.load("chorales_16th")
     monkeypatch.setattr(urllib.request, "urlopen", answer)
     first, second = tasks.load("chorales_16th"), tasks.load("chorales_16th")
     assert asked == [chorales_16th.URL]

@@ -15,8 +15,10 @@ not say which one (`whatwhere.tasks.chorale_file`).
 
 from __future__ import annotations
 
+import json
 import urllib.request
 from dataclasses import replace
+from http.client import HTTPException
 from pathlib import Path
 
 from whatwhere.tasks import chorales
@@ -50,7 +52,8 @@ def _fetched() -> Path:
         try:
             with urllib.request.urlopen(URL, timeout=60) as answer:
                 content = answer.read().decode()
-        except OSError as error:
+            json.loads(content)  # a sign-in page would be kept, and refused, for ever
+        except (OSError, HTTPException, ValueError) as error:
             raise OSError(
                 f"{URL} cannot be fetched ({error}); fetch it elsewhere and give data=FILE"
             ) from error
