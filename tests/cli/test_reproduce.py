@@ -41,6 +41,8 @@ def test_from_cells_to_verdicts(run, folder: Path, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert "about 5 h on one GPU" in plan.out  # 2 seeds · (0.5 + 2) h
     assert not (folder / "rows.jsonl").exists()
+    run("reproduce", str(folder), "--dry-run", "--out", str(tmp_path / "never"))
+    assert not (tmp_path / "never").exists()
     late = run("reproduce", str(folder), "--device", "cpu", "--minutes", "1e-9")
     assert late.code == 3
     assert "the time is over; go on with" in late.err

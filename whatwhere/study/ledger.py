@@ -45,7 +45,8 @@ class Ledger:
     ) -> None:
         if path.exists() and not path.is_dir():
             raise FileExistsError(f"--out {path} is a file; give a directory")
-        path.mkdir(parents=True, exist_ok=True)
+        if writes:
+            path.mkdir(parents=True, exist_ok=True)
         self.path, self.writes, self.retry, self._identities = path, writes, retry, identities
         self._lock = locked(path) if writes else None
         try:
