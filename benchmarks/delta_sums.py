@@ -36,12 +36,10 @@ from whatwhere.phases import Angles, to_turns
 from whatwhere.study.rows import commit, device_name, versions
 
 KEY = ("sums", False)
-OLD = Sizes(0, 0, 0)  # `prep.backward`, which sums block by block
 #: tile, warps, heads, heads loaded ahead, cap on registers, span (any: see SPANS), keys last.
 #: Eight values a thread (tile / (32 warps)), as measured first, and four: half the registers for
 #: sums, so more threads, and all of the next block in flight.
 SHAPES = [
-    OLD,
     Sizes(512, 2, 4, 2, 128),
     Sizes(512, 2, 4, 2, 128, apart=True),
     Sizes(512, 2, 4, 1, 128),
@@ -64,14 +62,12 @@ GROUPED_FIRST = sorted(CASES, key=lambda case: -case.grouped)
 
 def choose(sizes: Sizes) -> None:
     """The next backward pass is of these sizes."""
-    prep_calls._SUMS = "backward" if sizes == OLD else "sums"
-    if sizes != OLD:
-        prep_launch.SIZES[KEY] = sizes
+    prep_launch.SIZES[KEY] = sizes
 
 
 def named(sizes: Sizes) -> str:
     """As one word."""
-    return "old" if sizes == OLD else "/".join(str(x) for x in vars(sizes).values())
+    return "/".join(str(x) for x in vars(sizes).values())
 
 
 def backward(
@@ -189,8 +185,6 @@ def main() -> None:
 
 def spread(sizes: Sizes) -> list[Sizes]:
     """At every span: nothing is compiled again for it."""
-    if sizes == OLD:
-        return [sizes]
     return [replace(sizes, span=span) for span in SPANS]
 
 
@@ -205,8 +199,8 @@ def measured(candidates: list[Sizes]) -> list[dict[str, Any]]:
         print(f"forward {name}: {run['forward'][1] / (ms * 1e-3) / copied:.3f}")
     rows = table(candidates, made, copied)
     best = sorted(rows, key=lambda row: -row["least"])[:4]
-    print("the best four and the old one, in turn, medians of three; also features head by head")
-    again = [row["sizes"] for row in best if row["sizes"] != OLD] + [OLD]
+    print("the best four in turn, medians of three; also features head by head")
+    again = [row["sizes"] for row in best]
     compile_all(list({spread(sizes)[0]: None for sizes in again}), by_heads=True)
     both = made | by_heads
     rounds = [table(again, both, copied, False) for _ in range(3)]
@@ -221,9 +215,8 @@ def measured(candidates: list[Sizes]) -> list[dict[str, Any]]:
     print("the same with torch's sum over chunks")
     show(table([winner], made, copied, False), list(made))
     prep_calls.total = own
-    for sizes in (winner, OLD):
-        for name, run in made.items():
-            print(f"{named(sizes)} {name}, us: {parts(sizes, run['backward'][0])}", flush=True)
+    for name, run in made.items():
+        print(f"{named(winner)} {name}, us: {parts(winner, run['backward'][0])}", flush=True)
     return [row | {"sizes": named(row["sizes"])} for row in (*rows, *final)]
 
 

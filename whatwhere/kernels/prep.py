@@ -171,83 +171,62 @@ def forward(q, k, q_out, k_out, positions, turns, early_turns, table, temperatur
 
 
 @triton.jit
-def _backward_heads(source, raw, target, low, high, table, heads, temper, side, partial, chunk,
-                    more, batch, row, inside, n, angles, BACK: tl.constexpr, TURNED: tl.constexpr,
-                    PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
-                    REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
-                    BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
-    """Gradients of heads low to high - 1 of one tensor, and their sums for δ."""
+def _backward_heads(source, raw, target, low, high, table, heads, temper, side, batch, row, inside,
+                    n, angles, BACK: tl.constexpr, PAIRED: tl.constexpr,
+                    INTERLEAVED: tl.constexpr, F: tl.constexpr, REST: tl.constexpr,
+                    BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_R: tl.constexpr,
+                    DEPTH: tl.constexpr):  # fmt: skip
+    """Gradients of heads low to high - 1 of one tensor."""
     IN: tl.constexpr = 2 * F if PAIRED else F
     ring, raw_ring = (), ()
     for ahead in tl.static_range(DEPTH):
         ring += (read(source, batch, low + ahead, high, row, inside, True, INTERLEAVED,
                              F, BLOCK_F),)  # fmt: skip
-        raw_ring += (read(raw, batch, low + ahead, high, row, inside, PAIRED,
-                                     INTERLEAVED, F, BLOCK_F),)  # fmt: skip
+        raw_ring += (read(raw, batch, low + ahead, high, row, inside, PAIRED, INTERLEAVED,
+                                     F, BLOCK_F),)  # fmt: skip
     cosine, sine = _angles(batch, row, n, angles, side, F, BLOCK_F)
     if temper is not None:
         cosine, sine = cosine * temper, sine * temper
     for head in range(low, high):
         ring += (read(source, batch, head + DEPTH, high, row, inside, True, INTERLEAVED,
                              F, BLOCK_F),)  # fmt: skip
-        raw_ring += (read(raw, batch, head + DEPTH, high, row, inside, PAIRED,
-                                     INTERLEAVED, F, BLOCK_F),)  # fmt: skip
+        raw_ring += (read(raw, batch, head + DEPTH, high, row, inside, PAIRED, INTERLEAVED,
+                                     F, BLOCK_F),)  # fmt: skip
         first, second = opened(ring[0], True, INTERLEAVED, BLOCK_N, BLOCK_F)
         a, b = first, second
         if raw is not None:
             a, b = opened(raw_ring[0], PAIRED, INTERLEAVED, BLOCK_N, BLOCK_F)
         ring, raw_ring = ring[1:], raw_ring[1:]
-        kind: tl.constexpr = target[0].dtype.element_ty
         c, s = _head_angles(table, head, heads, row, cosine, sine, F, BLOCK_F)
-        if partial is not None:
-            column, exists = columns(tl.arange(0, 1), F, BLOCK_F)
-            turned = tl.sum(TURNED(first, second, a, b, c, s, kind), axis=0)[None, :]
-            at = partial + (chunk.to(tl.int64) * heads + head) * F + column
-            tl.store(at, turned + tl.load(at, exists & more, other=0.0), exists)
-        a, b = BACK(first, second, a, c, s, kind)
+        a, b = BACK(first, second, a, c, s, target[0].dtype.element_ty)
         write(target, batch, head, row, inside, a, b, PAIRED, INTERLEAVED, F, BLOCK_N, BLOCK_F)
         copy(source, target, batch, head, row, inside, temper, 2 * F, IN, REST, BLOCK_R)
 
 
-@triton.jit(do_not_specialize=["n", "blocks", "span", "chunks", "groups", "heads", "kv_heads",
-                               "position_step", "temperature_step", "start", "direction",
-                               "centre"])  # fmt: skip
-def backward(q, k, q_grad, k_grad, q_out, k_out, partial, positions, turns, early_turns, table,
-             temperature, n, blocks, span, chunks, groups, heads, kv_heads, position_step,
-             temperature_step, start, direction, amplitude, decay, centre, BACK: tl.constexpr,
-             TURNED: tl.constexpr, PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr,
-             F: tl.constexpr, REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
+@triton.jit(do_not_specialize=["n", "blocks", "groups", "heads", "kv_heads", "position_step",
+                               "temperature_step", "start", "direction", "centre"])  # fmt: skip
+def backward(q, k, q_grad, k_grad, q_out, k_out, positions, turns, early_turns, table,
+             temperature, n, blocks, groups, heads, kv_heads, position_step, temperature_step,
+             start, direction, amplitude, decay, centre, BACK: tl.constexpr,
+             PAIRED: tl.constexpr, INTERLEAVED: tl.constexpr, F: tl.constexpr,
+             REST: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_F: tl.constexpr,
              BLOCK_R: tl.constexpr, DEPTH: tl.constexpr):  # fmt: skip
     """Gradients of raw queries and keys (q_out, k_out) from those of their features.
 
-    Features are y = m e^(I φ), so d loss / d φ = grad_1 y_0 - grad_0 y_1 for every map. Its sum
-    over a chunk of `span` blocks of positions goes to partial (batch · chunks, heads, F) float32,
-    each element written by one program: the sum over chunks that follows has a fixed order (no
-    atomics). Long chunks keep the sums few; they stay in the cache while a chunk is computed.
+    That of δ is `prep_sums.backward`'s.
     """
-    program = tl.program_id(0)
-    group, chunk = program % groups, program // groups
-    batch = chunk // chunks
+    batch, group, row, inside = _program(n, blocks, groups, BLOCK_N)
     angles = (positions, position_step, turns, early_turns, start, direction, amplitude, decay,
               centre)  # fmt: skip
     total = heads + kv_heads
     low, high = group * total // groups, (group + 1) * total // groups
-    first = (chunk % chunks) * span
-    for block in range(first, tl.minimum(first + span, blocks)):
-        if partial is not None:
-            # Any thread may read the block before's sums: by now all of them have been written.
-            tl.debug_barrier()
-        row = block * BLOCK_N + tl.arange(0, BLOCK_N)
-        inside = (row < n)[:, None]
-        if low < heads:
-            temper = _temper(batch, row, n, temperature, temperature_step)
-            _backward_heads(q_grad, q, q_out, low, tl.minimum(high, heads), table, heads, temper,
-                            1, partial, chunk, block > first, batch, row, inside, n, angles, BACK,
-                            TURNED, PAIRED, INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R,
-                            DEPTH)  # fmt: skip
-        if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
-            if high > heads:
-                _backward_heads(k_grad, k, k_out, tl.maximum(low, heads) - heads, high - heads,
-                                None, heads, None, -1, None, chunk, False, batch, row, inside, n,
-                                angles, BACK, TURNED, PAIRED, INTERLEAVED, F, REST, BLOCK_N,
-                                BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
+    if low < heads:
+        temper = _temper(batch, row, n, temperature, temperature_step)
+        _backward_heads(q_grad, q, q_out, low, tl.minimum(high, heads), table, heads, temper, 1,
+                        batch, row, inside, n, angles, BACK, PAIRED, INTERLEAVED, F, REST,
+                        BLOCK_N, BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip
+    if k_out is not None:  # noqa: SIM102 - one is known to the compiler, the other at run time
+        if high > heads:
+            _backward_heads(k_grad, k, k_out, tl.maximum(low, heads) - heads, high - heads, None,
+                            heads, None, -1, batch, row, inside, n, angles, BACK, PAIRED,
+                            INTERLEAVED, F, REST, BLOCK_N, BLOCK_F, BLOCK_R, DEPTH)  # fmt: skip

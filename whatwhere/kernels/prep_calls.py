@@ -14,9 +14,6 @@ from whatwhere.kernels.prep_launch import RECIPES, Inputs, empty, launch, plan, 
 
 __all__ = ["backward", "forward", "keys", "needs_raw"]
 
-#: The kernel that sums for δ; "backward" is the old one, at every width slower (LOG.md).
-_SUMS = "sums"
-
 
 def forward(
     q: Tensor, k: Tensor | None, inputs: Inputs, recipe: str, by_heads: bool
@@ -45,16 +42,14 @@ def backward(
     width = q_grad.shape[-1] - _more(inputs, recipe)
     q_out = empty(q_grad, width, by_tokens)
     k_out = None if k_grad is None else empty(k_grad, width, by_tokens)
-    partial, direction = None, "backward"
-    if wants_offset:
-        direction, count = _SUMS, inputs.turns.shape[0]
-        kv_heads = 0 if k_grad is None else k_grad.shape[1]
-        chunks = len(q_grad) * plan(direction, recipe, count, q_grad, kv_heads).chunks
-        partial = q_grad.new_empty((chunks, q_grad.shape[1], count), dtype=torch.float32)
     tensors = (*raw, q_grad, k_grad, q_out, k_out)
-    launch(direction, tensors, (partial,), inputs, recipe, width)
-    if partial is None:
+    if not wants_offset:
+        launch("backward", tensors, (), inputs, recipe, width)
         return q_out, k_out, None
+    count, kv_heads = inputs.turns.shape[0], 0 if k_grad is None else k_grad.shape[1]
+    chunks = len(q_grad) * plan("sums", recipe, count, q_grad, kv_heads).chunks
+    partial = q_grad.new_empty((chunks, q_grad.shape[1], count), dtype=torch.float32)
+    launch("sums", tensors, (partial,), inputs, recipe, width)
     return q_out, k_out, total(partial).view_as(inputs.offset)  # (h, F), or (1, h, F)
 
 

@@ -41,10 +41,10 @@ PROGRAMS = 2048
 class Sizes:
     """What a program holds: a tile of positions times frequencies, by how many warps, for how many
     heads at most (more share the cosines better, fewer balance the load), how many heads are loaded
-    ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors, and how
-    much it does at most, one block after the other: so many blocks, or in "sums" so many positions
-    (as many at every width were the fastest). In "sums" loads are at most `heads` ahead, and keys
-    may come after all queries (`apart`)."""
+    ahead of the one that is computed, a cap on the registers of a thread of 16-bit vectors. In
+    "sums" also: how many positions it takes at most, one block after the other (as many at every
+    width were the fastest), and whether keys come after all queries; loads are at most `heads`
+    ahead."""
 
     tile: int
     warps: int
@@ -60,7 +60,7 @@ class Sizes:
 SIZES = {
     ("forward", False): Sizes(1024, 4, 16, 2),
     ("forward", True): Sizes(1024, 4, 16, 1),
-    ("backward", False): Sizes(1024, 2, 8, 0, 128, 1),
+    ("backward", False): Sizes(1024, 2, 8, 0, 128),
     ("backward", True): Sizes(1024, 4, 16, 1),
     ("sums", False): Sizes(512, 2, 4, 2, 128, 32),
 }
@@ -87,7 +87,7 @@ class Recipe:
             return {"MAP": self.map}
         if direction == "sums":
             return {"BACK": self.back, "LEARNED": self.learned}
-        return {"BACK": self.back, "TURNED": self.turned}
+        return {"BACK": self.back}
 
 
 _NOWHERE = contextlib.nullcontext()
@@ -173,8 +173,7 @@ def plan(direction: str, recipe: str, frequencies: int, x: Tensor, kv_heads: int
     both = heads + kv_heads
     groups = max(triton.cdiv(PROGRAMS, blocks * batch), triton.cdiv(both, sizes.heads))
     groups = min(groups, both)
-    span = 1 if direction == "forward" else batch * blocks * groups // (2 * PROGRAMS)
-    return Plan(block, blocks, max(1, min(span, sizes.span)), groups)
+    return Plan(block, blocks, 1, groups)
 
 
 def launch(
@@ -193,7 +192,7 @@ def launch(
     sizes = SIZES[direction, how.paired]
     how_many = plan(direction, recipe, frequencies, first, kv_heads)
     count = (how_many.blocks, how_many.groups)
-    if direction != "forward":
+    if direction == "sums":
         count = (how_many.blocks, how_many.span, how_many.chunks, how_many.groups)
     rest = width - how.channels(frequencies)
     # Wider vectors and further options need more registers than the cap was chosen for.
