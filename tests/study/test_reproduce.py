@@ -198,6 +198,30 @@ def test_streams_lengths_and_tuning(tmp_path: Path) -> None:
     assert of["rope", 32, ""]["value"] != of["rope+yarn", 32, ""]["value"]
 
 
+class Work(Observer):
+    """Adds up what it hears of."""
+
+    def begin(self, total: float, done: float) -> None:
+        self.total, self.done = total, done
+
+    def step(self, step: int, loss: float, work: float) -> None:
+        self.done += work
+
+    def skipped(self, work: float) -> None:
+        self.done += work
+
+
+def test_all_of_the_work_is_heard_of_once(tmp_path: Path) -> None:
+    """Also of a training that two cells start from, asked for or not, done before or not."""
+    study, files = made_study.streams(tmp_path), {"grch37_x": made_study.genome_file(tmp_path)}
+    again = replace(study.cells[1], name="x_again", columns={"tuned": "again"})
+    study = replace(study, cells=(*study.cells, again))
+    for out, only in (("one", None), ("two", ("x_yarn", "x_again")), ("two", None), ("one", None)):
+        watch = Work()
+        run(study, tmp_path / out, files, only=only, seeds=(0,), observer=watch)
+        assert watch.done == pytest.approx(watch.total, rel=1e-9)
+
+
 def test_the_start_is_what_it_starts_from(tmp_path: Path) -> None:
     """With a rate of almost nothing the tuned weights are the trained ones."""
     study = made_study.streams(tmp_path)

@@ -76,13 +76,19 @@ class _Run:
     ) -> None:  # fmt: skip
         self.study, self.ledger, self.library = study, ledger, library
         self.checkpoints, self.watch, self.every = checkpoints, watch, every
+        self.counted: set[tuple[str, int]] = set()
 
     def all(self, cells: Sequence[Cell], seeds: Sequence[int] | None) -> list[dict[str, Any]]:
         """Every cell, group by group; then their rows."""
         todo = {cell.name: missing(cell, self.ledger, self.library, seeds) for cell in cells}
-        work = {cell.name: cell.config.steps * _step_work(cell) for cell in cells}
-        total = sum(work[name] * len(each) for name, each in todo.items())
-        done = sum(work[n] * sum(not k for k in each.values()) for n, each in todo.items())
+        ready_made = {(n, s) for n, each in todo.items() for s, k in each.items() if not k}
+        every = {(n, s) for n, each in todo.items() for s in each} | self._bases(cells, todo)
+        work = {
+            c.name: c.config.steps * _step_work(c)
+            for c in map(self.study.cell, {n for n, _ in every})
+        }
+        total, done = (sum(work[n] for n, _ in each) for each in (every, ready_made))
+        self.counted = ready_made
         for cell in cells:
             if any(todo[cell.name].values()):
                 ready(cell, self.library)
@@ -97,6 +103,19 @@ class _Run:
             for each in cell.evaluations
             for w in wanted(cell, each, self.library)
         ]
+
+    def _bases(
+        self, cells: Sequence[Cell], todo: Mapping[str, Mapping[int, int]]
+    ) -> set[tuple[str, int]]:
+        """The trainings (cell, seed) that others start from, and that were not asked for."""
+        found: set[tuple[str, int]] = set()
+        for cell in cells:
+            base = cell.start
+            while base is not None:
+                if base not in todo:
+                    found |= {(base, seed) for seed, lacks in todo[cell.name].items() if lacks}
+                base = self.study.cell(base).start
+        return found
 
     def _group(self, cell: Cell, group: Sequence[int]) -> None:
         """Train some seeds as one, evaluate them, write their rows."""
@@ -125,7 +144,9 @@ class _Run:
         if cell.start is not None and not path.exists():
             start = self._starts(self.study.cell(cell.start), seeds)
         data = self.library.drawn(cell.data, cell.config.train_length, cell.drawn)
-        name, work = f"{cell.name}, seed {_span(seeds)}", len(seeds) * _step_work(cell)
+        own = {(cell.name, seed) for seed in group} - self.counted  # a start is come back to
+        self.counted |= own
+        name, work = f"{cell.name}, seed {_span(seeds)}", len(own) * _step_work(cell)
 
         def wait() -> None:
             self._stop()
