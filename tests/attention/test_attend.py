@@ -118,6 +118,18 @@ def test_shapes_without_numbers(text: str) -> None:
     assert attend(q, k, v, rule).shape == (BATCH, HEADS, 13, v.shape[-1])
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_alibi_in_16_bits_where_every_key_is_far(dtype: torch.dtype, device: torch.device) -> None:
+    """A softmax knows differences only; -0.5 times 200,000 tokens is beyond float16 altogether."""
+    rule = make("alibi", device).rule(64)
+    q, k, v = (x.to(dtype) for x in vectors(rule, 13, 13, device))
+    places = {"q_pos": torch.arange(13) + 200_000, "k_pos": torch.arange(13)}
+    there = {name: each.to(device) for name, each in places.items()}
+    found = attend(q, k, v, rule, **there, backend="sdpa")
+    wide = attend(q.double(), k.double(), v.double(), rule, **there, backend="reference")
+    torch.testing.assert_close(found.double(), wide, rtol=0.02, atol=0.02)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("text", ["nope", "rope", "alibi", "pope+dual_chunk", "shaw(sides=keys)"])
 def test_dropout_drops_weights_and_keeps_their_expectation(

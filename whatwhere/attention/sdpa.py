@@ -92,11 +92,21 @@ def _mask(rule: ScoreRule, call: Call) -> Tensor | None:
     if key not in where.derived:
         bias = rule.bias(call.q.shape[1], where.q_pos, where.k_pos)
         assert bias is not None
-        mask = bias.to(call.q.dtype)
-        if not where.everything:
-            mask = mask.masked_fill(~where.visible()[:, None], float("-inf"))
+        hidden = None if where.everything else ~where.visible()[:, None]
+        half = call.q.element_size() == 2
+        mask = (_in_reach(bias, hidden) if half else bias).to(call.q.dtype)
+        if hidden is not None:
+            mask = mask.masked_fill(hidden, float("-inf"))
         where.derived[key] = mask
     return where.derived[key]
+
+
+def _in_reach(bias: Tensor, hidden: Tensor | None) -> Tensor:
+    """Biases less the largest that a query sees, which no softmax notices: where all its keys are
+    far, 16 bits hold -250 of ALiBi to 1 only, and float16 nothing below -65,504."""
+    seen = bias.detach() if hidden is None else bias.detach().masked_fill(hidden, float("-inf"))
+    largest = seen.amax(-1, keepdim=True)
+    return bias - torch.where(largest.isfinite(), largest, 0.0)
 
 
 def _zero_blind_rows(out: Tensor, call: Call) -> Tensor:
