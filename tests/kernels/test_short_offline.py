@@ -47,7 +47,7 @@ def compiled(
         "decay": None,
     }  # fmt: skip
     constants = {
-        **how.functions("forward"), **how.functions("backward"), "PAIRED": how.paired,
+        "MAP": how.map, "BACK": how.back, "TURNED": how.turned, "PAIRED": how.paired,
         "INTERLEAVED": how.interleaved, "F": frequencies,
         "REST": width - how.channels(frequencies), "DV": values, "BLOCK": tokens,
         "WIDTH": min(padded(frequencies), sizes.width), "BLOCK_R": 16, "BLOCK_DV": padded(values),
