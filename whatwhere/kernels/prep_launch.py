@@ -191,9 +191,6 @@ def launch(
     frequencies, how = inputs.turns.shape[0], RECIPES[recipe]
     sizes = SIZES[direction, how.paired]
     how_many = plan(direction, recipe, frequencies, first, kv_heads)
-    count = (how_many.blocks, how_many.groups)
-    if direction == "sums":
-        count = (how_many.blocks, how_many.span, how_many.chunks, how_many.groups)
     rest = width - how.channels(frequencies)
     # Wider vectors and further options need more registers than the cap was chosen for.
     capped = all(x is None or x.element_size() == 2 for x in tensors)
@@ -202,8 +199,9 @@ def launch(
     positions, temperature = _row_major(inputs.positions), _row_major(inputs.temperature)
     on_device = torch.cuda.device(inputs.turns.device) if inputs.turns.is_cuda else _NOWHERE
     described = tuple(None if x is None else _described(x, how_many.block) for x in tensors)
-    own = {}
+    count, own = (how_many.blocks, how_many.groups), {}
     if direction == "sums":
+        count = (how_many.blocks, how_many.span, how_many.chunks, how_many.groups)
         widths = width, width + 2 * frequencies - how.channels(frequencies), width
         own = {"HEADS": sizes.heads, "APART": sizes.apart}
         few = how_many.block * triton.next_power_of_2(frequencies) <= 128 * sizes.warps

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,26 @@ from whatwhere.report.style import styles
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["asked_of", "asked_panels", "position_panels"]
+__all__ = ["MARKS", "asked_of", "asked_panels", "colours_of", "label_of", "position_panels"]
 
 Draw = Callable[["Axes"], None]
 
+MARKS = "os^Dv<>P"
+"""Marks of a panel's lines, in turn: two lines of one colour stay apart."""
+
 _ASKED = re.compile(r"(\w+) ([+-]\d+)$")
+
+
+def label_of(row: Row) -> str:
+    """A line's name: the encoding that was evaluated, and the training."""
+    return f"{row['encoding']} ({row.get('run', row['encoding'])})"
+
+
+def colours_of(labels: Iterable[str]) -> dict[str, str]:
+    """Of each of a panel's lines (`label_of`) the colour of its encoding."""
+    encodings = {label: label.partition(" (")[0] for label in labels}
+    drawing = styles(encodings.values())
+    return {label: drawing[encoding].colour for label, encoding in encodings.items()}
 
 
 def asked_of(row: Row) -> tuple[str, int] | None:
@@ -36,8 +51,7 @@ def position_panels(rows: Sequence[Row]) -> list[Draw]:
         if (part := row.get("positions")) and "value" in row:
             start, end = map(int, part.split("-"))
             one = passes.setdefault((row["data"], row["eval_length"], row["train_length"]), {})
-            label = f"{row['encoding']} ({row.get('run', row['encoding'])})"
-            one.setdefault(label, {}).setdefault((start, end), []).append(row["value"])
+            one.setdefault(label_of(row), {}).setdefault((start, end), []).append(row["value"])
     return [partial(_draw_positions, key=key, found=passes[key]) for key in sorted(passes)]
 
 
@@ -64,17 +78,16 @@ def _draw_positions(
     found: Mapping[str, Mapping[tuple[int, int], Sequence[float]]],
 ) -> None:
     data, length, trained = key
-    drawing = styles([label.partition(" (")[0] for label in found])
+    colours = colours_of(found)
     for number, (label, parts) in enumerate(found.items()):
         spans = sorted(parts)
         edges = [max(1, spans[0][0]), *(end for _, end in spans)]
         means = [statistics.fmean(parts[span]) for span in spans]
-        colour = drawing[label.partition(" (")[0]].colour
+        colour = colours[label]
         axes.stairs(means, edges, baseline=None, color=colour, linewidth=1.6, label=label)
-        # A mark in every step: two lines of one colour (an encoding trained twice) stay apart.
         middle = [(edges[n] * edges[n + 1]) ** 0.5 for n in range(len(means))]
         middle[0] = (spans[0][1] / 2) if spans[0][0] == 0 else middle[0]
-        axes.plot(middle, means, "os^Dv<>P"[number % 8], color=colour, markersize=4)
+        axes.plot(middle, means, MARKS[number % len(MARKS)], color=colour, markersize=4)
     ends = sorted({end for parts in found.values() for _, end in parts})
     axes.set_xscale("log", base=2)
     axes.set_xlim(ends[0] / 4, ends[-1])
@@ -92,8 +105,9 @@ def _draw_asked(
     colour = styles([encoding])[encoding].colour
     for number, (seed, values) in enumerate(sorted(found.items(), key=str)):
         x = sorted(values)
+        mark = MARKS[number % len(MARKS)]
         axes.plot(x, [values[n] for n in x], color=colour, linewidth=1.1, alpha=0.8,
-                  marker="os^Dv<>P"[number % 8], markersize=3, label=f"seed {seed}")  # fmt: skip
+                  marker=mark, markersize=3, label=f"seed {seed}")  # fmt: skip
     axes.set_ylim(-0.03, 1.03)
     axes.set_xlabel(name)
     axes.set_ylabel("share of right answers")

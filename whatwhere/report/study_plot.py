@@ -11,7 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whatwhere.report.rows import Row
-from whatwhere.report.study_parts import asked_panels, position_panels
+from whatwhere.report.study_parts import (
+    MARKS,
+    asked_panels,
+    colours_of,
+    label_of,
+    position_panels,
+)
 from whatwhere.report.style import KNOWN, RC, styles
 from whatwhere.report.ticks import log_ticks
 
@@ -67,8 +73,7 @@ def _lengths(rows: Sequence[Row]) -> dict[str, Points]:
     for row in sorted(rows, key=lambda row: bool(row.get("probe"))):
         if row["metric"] != "nll" or row.get("positions") or "value" not in row:
             continue
-        label = f"{row['encoding']} ({row.get('run', row['encoding'])})"
-        points = found.setdefault(row.get("probe", ""), {}).setdefault(label, {})
+        points = found.setdefault(row.get("probe", ""), {}).setdefault(label_of(row), {})
         points.setdefault(row["eval_length"], []).append(math.exp(min(row["value"], 50.0)))
     several = {
         probe: {label: each for label, each in points.items() if len(each) > 1}
@@ -90,19 +95,18 @@ def _curves(path: Path, column: str) -> Curves:
 
 
 def _draw_lengths(axes: Axes, found: Points, probe: str) -> None:
-    drawing = styles([label.partition(" (")[0] for label in found])
+    colours = colours_of(found)
     for number, (label, points) in enumerate(found.items()):
-        style = drawing[label.partition(" (")[0]]
         x = sorted(points)
         means = [statistics.fmean(points[n]) for n in x]
         shape: dict[str, Any] = {
-            "marker": "os^Dv<>P"[number % 8],
+            "marker": MARKS[number % len(MARKS)],
             "markersize": 4,
             "linewidth": 1.5,
         }
-        axes.plot(x, means, label=label, color=style.colour, **shape)
+        axes.plot(x, means, label=label, color=colours[label], **shape)
         low, high = ([pick(points[n]) for n in x] for pick in (min, max))
-        axes.fill_between(x, low, high, color=style.colour, alpha=0.15, linewidth=0)
+        axes.fill_between(x, low, high, color=colours[label], alpha=0.15, linewidth=0)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     log_ticks(axes, *axes.get_ylim())
