@@ -81,7 +81,7 @@ def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
     from whatwhere.cli.console import console
     from whatwhere.report import claims_page, figure, read, verdicts
     from whatwhere.report.claims_table import claims_markdown, claims_records, render_claims
-    from whatwhere.report.study_plot import study_figures
+    from whatwhere.report.study_plot import source_of, study_figures
 
     found = verdicts(root)
     if as_json:
@@ -92,21 +92,18 @@ def _claims(root: Path, page: Path, as_json: bool, markdown: bool) -> None:
         return
     render_claims(found, console())
     for study in found:
-        if study.rows and _outdated(study.folder):
-            rows, stem = read(study.folder), study.folder / "figure"
-            if not study_figures(rows, study.folder / "curves.csv", stem):
+        if not study.rows:
+            continue
+        rows, curves = read(study.folder), study.folder / "curves.csv"
+        source, drawn = source_of(rows, curves), list(study.folder.glob("*.svg"))
+        # Not by their times: a clone's files have those of the checkout.
+        if not drawn or any(source not in file.read_text(encoding="utf-8") for file in drawn):
+            stem = study.folder / "figure"
+            if not study_figures(rows, curves, stem):
                 figure(rows, stem)
     alone = (root / "paper.csv").exists()
     print()
     print(claims_page(found, page, figures_under=None if alone else root))
-
-
-def _outdated(folder: Path) -> bool:
-    """Whether rows or curves came after the figures: a run that was stopped draws none."""
-    drawn = [file.stat().st_mtime for file in folder.glob("*.svg")]
-    read = [file.stat().st_mtime for file in (folder / "rows.jsonl", folder / "curves.csv")
-            if file.exists()]  # fmt: skip
-    return not drawn or max(read, default=0.0) > min(drawn)
 
 
 def publish(rows: Sequence[Row], path: Path) -> list[Path]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import math
 import statistics
 from collections.abc import Callable, Sequence, Set
@@ -24,7 +26,7 @@ from whatwhere.report.ticks import log_ticks
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["study_figures"]
+__all__ = ["source_of", "study_figures"]
 
 Points = dict[str, dict[int, list[float]]]
 """Label -> length -> values, one a seed."""
@@ -33,18 +35,26 @@ Curves = dict[str, dict[str, list[tuple[int, float]]]]
 """Training -> seed -> (step, value)."""
 
 
+def source_of(rows: Sequence[Row], curves: Path) -> str:
+    """What figures of these rows and curves carry, to know them by: sixteen letters."""
+    text = json.dumps(list(rows), sort_keys=True).encode()
+    text += curves.read_bytes() if curves.exists() else b""
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
 def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
     """Draw what there is into stem.png/.svg (lengths), stem-curves, stem-positions, stem-asked.
 
     lengths: perplexity of trainings that were read at several lengths, means over seeds with the
     lowest and highest; a panel for each set of targets. curves: a line a seed, accuracy where the
     rows have it, else nll; a panel for each data set. positions and asked: `study_parts`.
-    The same rows give the same files; returns them.
+    The same rows give the same files; returns them. Those of vectors carry `source_of`.
     """
     paths: list[Path] = []
+    save = partial(_save, source=source_of(rows, curves))
     lengths = _lengths(rows)
     if lengths:
-        paths += _save(
+        paths += save(
             stem,
             [partial(_draw_lengths, found=each, probe=probe) for probe, each in lengths.items()],
         )
@@ -60,10 +70,10 @@ def study_figures(rows: Sequence[Row], curves: Path, stem: Path) -> list[Path]:
             tasks.setdefault(named[run][0], {})[run] = seeds
         encodings = {run: encoding for run, (_, encoding) in named.items()}
         draw = partial(_draw_curves, encodings=encodings, name=name, falls=not accuracy)
-        paths += _save(place, [partial(draw, found=each) for each in tasks.values()])
+        paths += save(place, [partial(draw, found=each) for each in tasks.values()])
     for name, panels in (("positions", position_panels(rows)), ("asked", asked_panels(rows))):
         if panels:
-            paths += _save(stem.with_name(f"{stem.name}-{name}"), panels)
+            paths += save(stem.with_name(f"{stem.name}-{name}"), panels)
     return paths
 
 
@@ -154,7 +164,7 @@ def _draw_curves(
         axes.set_ylim(min(later) - margin, max(later) + margin)
 
 
-def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
+def _save(stem: Path, draws: Sequence[Callable[[Axes], None]], source: str) -> list[Path]:
     """One panel for each of `draws`, at most three side by side."""
     import matplotlib as mpl
 
@@ -180,7 +190,8 @@ def _save(stem: Path, draws: Sequence[Callable[[Axes], None]]) -> list[Path]:
         paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("png", "svg")]
         for path in paths:
             # No date: the same rows give the same file.
-            metadata: Any = {"Date": None} if path.suffix == ".svg" else None
+            vectors = path.suffix == ".svg"
+            metadata: Any = {"Date": None, "Identifier": source} if vectors else None
             canvas.savefig(path, bbox_inches="tight", metadata=metadata)
         plt.close(canvas)
     return paths
