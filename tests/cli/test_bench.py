@@ -62,6 +62,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(attention, "measured", measured)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA X 1")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 92000)  # it looks at the devices
     monkeypatch.setenv("COMMIT", "abc")
     return asked
 

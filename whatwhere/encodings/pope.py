@@ -88,10 +88,13 @@ class PoPE(Turning):
         """δ as the score uses it, in radians, shaped as δ; None if there is none."""
         if self.delta is None or self.delta_bound == "free":
             return self.delta
-        clamped = self.delta.clamp(-2.0 * math.pi, 0.0)
+        low, high = -2.0 * math.pi, 0.0
+        clamped = self.delta.detach().clamp(low, high)
         if self.delta_bound == "clamp":
-            return clamped
-        return self.delta + (clamped - self.delta).detach()
+            # At a bound itself clamp's gradient is 1 up to torch 2.13 and 0 in 2.15, where a δ that
+            # starts at 0 would never leave it: the gradient is said here, 1 with both ends.
+            return torch.where((self.delta >= low) & (self.delta <= high), self.delta, clamped)
+        return self.delta + (clamped - self.delta.detach())
 
     def beside(self, others: Sequence[Encoding]) -> Encoding | None:
         """One PoPE whose δ is (models, heads, channels)."""

@@ -1,8 +1,9 @@
 """Triton's interpreter (TRITON_INTERPRET=1) under today's NumPy.
 
 Triton 3.6 turns a scalar into a loop bound by int() of a one-element array, which NumPy 2.4 made an
-error: every loop whose bounds are known at run time only would raise. The conversion is replaced
-where it is installed; kernels need not know.
+error: every loop whose bounds are known at run time only would raise. And a comparison of two
+scalars keeps the scalars' type: spread over a tile it is an int32, which a mask may be in 3.6 and
+not in 3.9. Both are replaced where they are installed; kernels need not know.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ def interpreted() -> bool:
 
 
 def repair() -> None:
-    """Make run-time loop bounds work in the interpreter. Does nothing when compiling."""
+    """Make run-time loop bounds and scalar conditions work in the interpreter, if that runs."""
     if not interpreted() or importlib.util.find_spec("triton") is None:
         return
+    import triton.language as tl
     from triton.runtime import interpreter
 
     install = interpreter._patch_lang_tensor
@@ -35,3 +37,11 @@ def repair() -> None:
 
     installed.repaired = True  # type: ignore[attr-defined]
     interpreter._patch_lang_tensor = installed
+    spread = interpreter.InterpreterBuilder.create_splat
+
+    def splat(self: Any, ret_ty: Any, arg: Any) -> Any:
+        if arg.data.dtype == bool:
+            arg = interpreter.TensorHandle(arg.data, tl.int1)
+        return spread(self, ret_ty, arg)
+
+    interpreter.InterpreterBuilder.create_splat = splat
