@@ -16,7 +16,7 @@ from whatwhere.attention import Call, Where, fused_decode
 from whatwhere.attention.reference import Reference
 from whatwhere.cache import KVCache
 from whatwhere.kernels import decode as kernels
-from whatwhere.kernels import decode_launch, decode_sizes
+from whatwhere.kernels import decode_content, decode_launch, decode_sizes
 from whatwhere.kernels.decode_launch import Keys
 from whatwhere.kernels.interpreter import interpreted
 from whatwhere.maps import Polar, Rotate
@@ -50,8 +50,8 @@ def compiled(
         "temperature": None, "slopes": None, "scale": "fp32", "amplitude": "fp32",
     }  # fmt: skip
     constants = {
-        "QUERY_SIZE": kernels.softplus if polar else kernels.identity,
-        "SIZE": kernels.softplus if polar else kernels.identity, "PAIRED": not polar,
+        "QUERY_SIZE": decode_content.softplus if polar else decode_content.identity,
+        "SIZE": decode_content.softplus if polar else decode_content.identity, "PAIRED": not polar,
         "INTERLEAVED": recipe == "interleaved", "F": d if polar else d // 2, "D": d, "DV": d,
         "ROWS": rows, "BLOCK_N": size.block, "BLOCK_D": d, "BLOCK_V": d, "STAGES": size.stages,
         "PRECISION": "ieee" if dtype == "fp32" else "tf32",

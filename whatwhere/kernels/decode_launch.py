@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from whatwhere.kernels import decode as kernels
-from whatwhere.kernels import twins
+from whatwhere.kernels import decode_content, twins
 from whatwhere.kernels.decode_sizes import (
     VARIANTS,
     Sizes,
@@ -30,9 +30,9 @@ __all__ = ["Keys", "attend", "block_of"]
 
 _FAR = 2**31 - 1  # "no limit" for a distance; positions of one sequence are closer than this
 _MAGNITUDES = {
-    "softplus": kernels.softplus,
-    "relu": kernels.relu,
-    "identity": kernels.identity,
+    "softplus": decode_content.softplus,
+    "relu": decode_content.relu,
+    "identity": decode_content.identity,
 }
 
 

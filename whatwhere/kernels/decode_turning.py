@@ -8,7 +8,7 @@ sines. All are elementwise: the layout of what goes in is that of what comes out
 import triton.experimental.gluon.language as gl
 from triton.experimental import gluon
 
-from whatwhere.kernels import decode
+from whatwhere.kernels import decode_content
 
 __all__ = ["cosine_sine", "features", "query", "turned"]
 
@@ -53,9 +53,9 @@ def _magnitude(x, RECIPE: gl.constexpr):
 def features(x, cosine, sine, RECIPE: gl.constexpr):
     """μ(x) cos and μ(x) sin of key channels, two at a time, rounded to the tables' dtype."""
     if RECIPE == "softplus":
-        x = decode.softplus(x, gl.float16)
+        x = decode_content.softplus(x, gl.float16)
     elif RECIPE == "relu":
-        x = decode.relu(x, x.dtype)
+        x = decode_content.relu(x, x.dtype)
     if cosine.dtype == gl.bfloat16:
         return gl.inline_asm_elementwise(
             "mul.bf16x2 $0, $2, $3; mul.bf16x2 $1, $2, $4;", "=&r,=r,r,r,r",
