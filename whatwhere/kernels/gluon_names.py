@@ -5,8 +5,8 @@ load_rows(memory, pointers, mask)               cp.async
 load_block(descriptor, place, barrier, memory)  the bulk copy engine
 together()                                      all threads of a program wait for one another
 
-Each is looked up alone: `thread_barrier` went in 3.7, the long names of copies in 3.8, `_reinterpret`
-in 3.9.
+Each is looked up alone: `thread_barrier` went in 3.7, the long names of copies in 3.8,
+`_reinterpret` in 3.9.
 """
 
 from typing import Any
