@@ -72,7 +72,8 @@ def test_a_killed_search_asks_only_what_was_not_answered(
     whole = searching.run(PLAN, source, [("cpu", model)], ids, tmp_path / "whole")
 
     def kill(stage: str, done: int, best: float) -> None:
-        if stage == "2-su" and done == 6:
+        # Which of two amplitudes is searched on depends on the model, and so on releases.
+        if done == 6:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
