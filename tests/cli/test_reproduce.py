@@ -145,9 +145,14 @@ def test_bad_input_is_one_line(run, folder: Path, arguments: tuple[str, ...], me
     assert not (folder / "rows.jsonl").exists()
 
 
-def test_folders_that_hold_no_study(run, tmp_path: Path) -> None:
+def test_folders_that_hold_no_study(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run("reproduce", str(tmp_path))
     assert (done.code, "there is no such study" in done.err) == (2, True)
+    monkeypatch.chdir(tmp_path)
+    assert "which no installed package holds" in run("reproduce", "pope_table_1").err
+    (tmp_path / "studies/pope_table_1").mkdir(parents=True)
+    (tmp_path / "studies/pope_table_1/study.py").write_text("x = 1\n")
+    assert "did you mean 'studies/pope_table_1'?" in run("reproduce", "pope_tabel_1").err
     (tmp_path / "study.py").write_text("x = 1\n")
     done = run("reproduce", str(tmp_path))
     assert (done.code, "defines no STUDY" in done.err) == (2, True)

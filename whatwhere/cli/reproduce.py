@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from whatwhere.cli.seeds import chosen_seeds
+from whatwhere.errors import did_you_mean
 
 if TYPE_CHECKING:
     from whatwhere.cli.board import Board
@@ -138,11 +139,20 @@ def load_study(path: Path) -> Study:
 
     file = path / "study.py" if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: there is no such study")
+        raise FileNotFoundError(f"{file}: there is no such study: {_where_studies_are(path)}")
     found = runpy.run_path(str(file)).get("STUDY")
     if not isinstance(found, Study):
         raise ValueError(f"{file} defines no STUDY = Study(…)")
     return found
+
+
+def _where_studies_are(path: Path) -> str:
+    around = (Path(), *Path().resolve().parents)
+    beside = [path, *(folder / "studies" for folder in around)]
+    folders = {str(file.parent) for folder in beside for file in folder.glob("*/study.py")}
+    if not folders:
+        return "studies are folders of the repository (studies/), which no installed package holds"
+    return did_you_mean("folder", str(path), folders)
 
 
 def read_seeds(text: str | None) -> tuple[int, ...] | None:
