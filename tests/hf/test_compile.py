@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from fresh import ROOT, run_forked
 
 LOADED = ("transformers.models.llama.modeling_llama", "transformers.generation")
@@ -135,5 +136,6 @@ def test_decoding_over_a_static_cache_compiles_once() -> None:
     assert json.loads(run_forked(script, loaded=LOADED).splitlines()[-1]) < 2e-5
 
 
+@pytest.mark.skipif(" " in torch.__file__, reason="Inductor's linker cuts paths at spaces")
 def test_positions_are_kept_where_a_cache_counts_in_python() -> None:
     assert run_forked(RING).splitlines()[-1] == "right"

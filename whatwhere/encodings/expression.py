@@ -75,9 +75,10 @@ def parse(text: str) -> Expression:
         raise ValueError(f"an encoding is a text such as 'rope' or 'pope+yarn', not {text!r}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except SyntaxError as error:
+    except (SyntaxError, ValueError) as error:  # a null byte: ValueError up to Python 3.11.3
+        place = f" near column {error.offset}" if isinstance(error, SyntaxError) else ""
         raise ValueError(
-            f"can not read encoding {text!r} near column {error.offset}; write "
+            f"can not read encoding {text!r}{place}; write "
             "name(option=value,…)+modifier(option=value,…)"
         ) from None
     parts = tuple(_part(node, text) for node in _summands(tree))
