@@ -75,7 +75,7 @@ def parse(text: str) -> Expression:
         raise ValueError(f"an encoding is a text such as 'rope' or 'pope+yarn', not {text!r}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError) as error:  # a null byte: ValueError before Python 3.11.4
+    except (SyntaxError, ValueError) as error:  # a null byte: ValueError in Python 3.11.2
         place = f" near column {error.offset}" if isinstance(error, SyntaxError) else ""
         raise ValueError(
             f"can not read encoding {text!r}{place}; write "
