@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 PLACE=${PLACE:-/tmp/whatwhere-versions}
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 pip() { "$1/bin/python" -m pip --disable-pip-version-check -q install "${@:2}"; }
+packages() { "$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 mkdir -p "$PLACE"
+failed=0  # one Triton that fails does not keep the next from its turn
 
 newest() {
   local at="$PLACE/newest"
@@ -19,13 +21,12 @@ newest() {
 }
 
 with_triton() {
-  local at="$PLACE/triton-$1" base
-  base=$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+  local at="$PLACE/triton-$1"
   .venv/bin/python -m venv "$at"
   # Behind its own packages come those of .venv: only Triton is another one.
-  printf '%s\n%s\n' "$base" "$PWD" >"$("$at/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
+  printf '%s\n' "$(packages .venv)" "$PWD" >"$(packages "$at")/base.pth"
   pip "$at" --no-deps "triton==$1"
-  "$at/bin/python" -m pytest -q -p no:cacheprovider tests/kernels tests/attention | tee "$at.log"
+  "$at/bin/python" -m pytest -q -p no:cacheprovider tests/kernels tests/attention | tee "$at.log" || failed=1
 }
 
 case "${1:-}" in
@@ -33,3 +34,4 @@ case "${1:-}" in
   triton) shift; for version; do with_triton "$version"; done ;;
   *) sed -n '2,5s/^# *//p' "$0" >&2; exit 2 ;;
 esac
+exit $failed

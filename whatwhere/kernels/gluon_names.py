@@ -5,8 +5,8 @@ load_rows(memory, pointers, mask)               cp.async
 load_block(descriptor, place, barrier, memory)  the bulk copy engine
 together()                                      all threads of a program wait for one another
 
-Each is looked up alone: `thread_barrier` went in 3.7, the long names of copies in 3.8,
-`_reinterpret` in 3.9.
+Each is looked up alone: `thread_barrier` went in 3.7, copies were renamed in 3.8, `_reinterpret`
+went in 3.9.
 """
 
 from typing import Any
@@ -19,7 +19,7 @@ __all__ = ["load_block", "load_rows", "together", "viewed"]
 
 
 def _either(owner: Any, new: str, old: str) -> Any:
-    # The new name first: 3.9 keeps some of the old ones, as wrappers that warn.
+    # The new name first: 3.9 still has the old ones of copies, and they only raise.
     return getattr(owner, new) if hasattr(owner, new) else getattr(owner, old)
 
 
